@@ -1,1 +1,13 @@
-//! rsqc-cpu
+//! rsqc-cpu: x86-64 code for regions, through LLVM.
+//!
+//! - [`level`]: instruction set levels; [`llvm`]: the layer that generators write to;
+//! - [`pack`]: packed forms of constant matrices; [`kernels`]: the kernel generators;
+//! - [`relocate`]: from LLVM's objects to one position-independent blob, without a linker.
+//!
+//! Every kernel is `void(void **bufs, const i64 *params, void *scratch, i64 tile_begin, i64 tile_end)`.
+
+pub mod kernels;
+pub mod level;
+pub mod llvm;
+pub mod pack;
+pub mod relocate;

@@ -1,0 +1,3 @@
+//! Kernel generators, one family a module.
+
+pub mod gemm;

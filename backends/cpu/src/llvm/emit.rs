@@ -1,0 +1,239 @@
+//! A kernel under construction: its module, function, ABI arguments and types.
+
+use super::KERNEL_SYMBOL;
+use super::{Float, Int, Ptr};
+use crate::level::{Level, LevelFacts};
+use inkwell::attributes::{Attribute, AttributeLoc};
+use inkwell::basic_block::BasicBlock;
+use inkwell::builder::{Builder, BuilderError};
+use inkwell::context::Context;
+use inkwell::module::Module;
+use inkwell::types::{BasicType, BasicTypeEnum, VectorType};
+use inkwell::values::FunctionValue;
+use inkwell::{AddressSpace, GlobalVisibility};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+/// Element types of buffers and vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Elem {
+    /// 8-bit integer.
+    I8,
+    /// 16-bit integer.
+    I16,
+    /// 32-bit integer.
+    I32,
+    /// 64-bit integer.
+    I64,
+    /// IEEE half.
+    F16,
+    /// IEEE single.
+    F32,
+    /// IEEE double.
+    F64,
+}
+
+impl Elem {
+    /// Size in bytes.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Elem::I8 => 1,
+            Elem::I16 | Elem::F16 => 2,
+            Elem::I32 | Elem::F32 => 4,
+            Elem::I64 | Elem::F64 => 8,
+        }
+    }
+}
+
+/// A kernel under construction. All methods take `&self` (LLVM's builder is the mutable part), so closures nest freely.
+///
+/// The function is `void(void **bufs, const i64 *params, void *scratch, i64 tile_begin, i64 tile_end)`.
+pub struct Emit<'c> {
+    pub(super) context: &'c Context,
+    pub(super) module: Module<'c>,
+    pub(super) builder: Builder<'c>,
+    pub(super) function: FunctionValue<'c>,
+    /// Holds stack slots and argument loads; everything in it dominates the body.
+    entry: BasicBlock<'c>,
+    body: BasicBlock<'c>,
+    level: Level,
+    bufs: RefCell<BTreeMap<u32, Ptr<'c>>>,
+    params: RefCell<BTreeMap<u32, Int<'c>>>,
+}
+
+/// Unwraps a builder result.
+pub(super) fn ok<T>(result: Result<T, BuilderError>) -> T {
+    result.expect("generators keep a block open and operand types equal")
+}
+
+impl<'c> Emit<'c> {
+    pub(super) fn new(context: &'c Context, level: Level) -> Emit<'c> {
+        let module = context.create_module("kernel");
+        let builder = context.create_builder();
+        let ptr = context.ptr_type(AddressSpace::default());
+        let i64_type = context.i64_type();
+        let params = [
+            ptr.into(),
+            ptr.into(),
+            ptr.into(),
+            i64_type.into(),
+            i64_type.into(),
+        ];
+        let function = module.add_function(KERNEL_SYMBOL, context.void_type().fn_type(&params, false), None);
+        function
+            .as_global_value()
+            .set_visibility(GlobalVisibility::Hidden);
+        let flag = |name| context.create_enum_attribute(Attribute::get_named_enum_kind_id(name), 0);
+        let text = |key, value| context.create_string_attribute(key, value);
+        for attribute in [
+            flag("nounwind"),
+            text("no-builtins", ""),
+            text("no-jump-tables", "true"),
+            text("target-cpu", level.llvm_cpu()),
+            text("target-features", level.llvm_features()),
+            text("prefer-vector-width", &(level.lanes() * 32).to_string()),
+        ] {
+            function.add_attribute(AttributeLoc::Function, attribute);
+        }
+        let entry = context.append_basic_block(function, "entry");
+        let body = context.append_basic_block(function, "body");
+        builder.position_at_end(body);
+        Emit {
+            context,
+            module,
+            builder,
+            function,
+            entry,
+            body,
+            level,
+            bufs: RefCell::default(),
+            params: RefCell::default(),
+        }
+    }
+
+    /// Ends the function and hands over the module.
+    pub(super) fn close(self) -> Module<'c> {
+        ok(self.builder.build_return(None));
+        self.builder.position_at_end(self.entry);
+        ok(self.builder.build_unconditional_branch(self.body));
+        self.module
+    }
+
+    /// The level this kernel is generated for.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Runs `f` with the builder in the entry block, which dominates everything.
+    pub(super) fn in_entry<T>(&self, f: impl FnOnce() -> T) -> T {
+        let here = self.block();
+        self.builder.position_at_end(self.entry);
+        let value = f();
+        self.builder.position_at_end(here);
+        value
+    }
+
+    /// The block that code is being added to.
+    pub(super) fn block(&self) -> BasicBlock<'c> {
+        self.builder
+            .get_insert_block()
+            .expect("a kernel under construction has an open block")
+    }
+
+    fn argument(&self, n: u32) -> inkwell::values::BasicValueEnum<'c> {
+        self.function
+            .get_nth_param(n)
+            .expect("the kernel ABI has five arguments")
+    }
+
+    /// Base address of buffer argument `n`, loaded once.
+    pub fn buf(&self, n: u32) -> Ptr<'c> {
+        *self.bufs.borrow_mut().entry(n).or_insert_with(|| {
+            self.in_entry(|| {
+                let slot = self.at_const(self.argument(0).into_pointer_value(), i64::from(n) * 8);
+                ok(self.builder.build_load(self.ptr_type(), slot, "buf")).into_pointer_value()
+            })
+        })
+    }
+
+    /// Run-time parameter `n` (an extent or stride), loaded once.
+    pub fn param(&self, n: u32) -> Int<'c> {
+        *self.params.borrow_mut().entry(n).or_insert_with(|| {
+            self.in_entry(|| {
+                let slot = self.at_const(self.argument(1).into_pointer_value(), i64::from(n) * 8);
+                ok(self.builder.build_load(self.context.i64_type(), slot, "param")).into_int_value()
+            })
+        })
+    }
+
+    /// The thread's scratch memory (64-byte aligned, private to the running thread).
+    pub fn scratch(&self) -> Ptr<'c> {
+        self.argument(2).into_pointer_value()
+    }
+
+    /// First tile of this call.
+    pub fn tile_begin(&self) -> Int<'c> {
+        self.argument(3).into_int_value()
+    }
+
+    /// One past the last tile of this call.
+    pub fn tile_end(&self) -> Int<'c> {
+        self.argument(4).into_int_value()
+    }
+
+    /// The pointer type.
+    pub fn ptr_type(&self) -> inkwell::types::PointerType<'c> {
+        self.context.ptr_type(AddressSpace::default())
+    }
+
+    /// LLVM's scalar type of `elem`.
+    pub fn scalar_type(&self, elem: Elem) -> BasicTypeEnum<'c> {
+        match elem {
+            Elem::I8 => self.context.i8_type().into(),
+            Elem::I16 => self.context.i16_type().into(),
+            Elem::I32 => self.context.i32_type().into(),
+            Elem::I64 => self.context.i64_type().into(),
+            Elem::F16 => self.context.f16_type().into(),
+            Elem::F32 => self.context.f32_type().into(),
+            Elem::F64 => self.context.f64_type().into(),
+        }
+    }
+
+    /// LLVM's type of `lanes` elements.
+    pub fn vector_type(&self, elem: Elem, lanes: u32) -> VectorType<'c> {
+        match self.scalar_type(elem) {
+            BasicTypeEnum::FloatType(t) => t.vec_type(lanes),
+            BasicTypeEnum::IntType(t) => t.vec_type(lanes),
+            _ => unreachable!("elements are integers and floats"),
+        }
+    }
+
+    /// An i64 constant: the type of every index, extent and byte offset.
+    pub fn i64(&self, value: i64) -> Int<'c> {
+        self.context.i64_type().const_int(value as u64, true)
+    }
+
+    /// An i32 constant.
+    pub fn i32(&self, value: i32) -> Int<'c> {
+        self.context.i32_type().const_int(value as u64, true)
+    }
+
+    /// An f32 constant.
+    pub fn f32(&self, value: f32) -> Float<'c> {
+        self.context.f32_type().const_float(f64::from(value))
+    }
+
+    /// A stack slot for `count` values of a type, aligned to `align` bytes; not initialised.
+    pub fn stack(&self, ty: impl BasicType<'c>, count: u32, align: u32) -> Ptr<'c> {
+        self.in_entry(|| {
+            let slot = ok(self
+                .builder
+                .build_array_alloca(ty, self.i32(count as i32), "slot"));
+            let instruction = slot.as_instruction().expect("an alloca is an instruction");
+            instruction
+                .set_alignment(align)
+                .expect("alignments are powers of two");
+            slot
+        })
+    }
+}
