@@ -72,7 +72,7 @@ pub struct Value {
 }
 
 /// Physical form of a value that differs from dense row-major.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Layout {
     /// Codes stored with 128 added (u8), as x86's `vpdpbusd` wants activations.
     OffsetBinary,

@@ -9,9 +9,12 @@
 //! [`Launch::tiles`]; which tile writes which output is fixed.
 #![deny(missing_docs)]
 
+mod exprs;
 mod kernel;
+mod plan;
 
 pub use kernel::{DimSlot, KernelSpec, Params};
+pub use plan::{Plan, build_plan};
 
 use rsqc_ir::diag::Diag;
 use rsqc_ir::target::TargetDesc;
