@@ -12,6 +12,7 @@ pub mod region;
 pub mod scalar;
 pub mod side;
 pub mod target;
+pub mod text;
 pub mod types;
 
 pub use graph::{ConstId, Graph, GraphId, Layout, Loc, Node, NodeId, Port, ValueDef, ValueId};

@@ -3,8 +3,8 @@
 //! A [`Dim`] is a sum of products over named symbols and opaque atoms (`floordiv`, `mod`, `min`, `max`), kept in a
 //! normal form: monomials sorted, like terms merged, zero terms dropped. Two dims that the normal form can prove equal
 //! compare equal with `==`; "not equal" only means *not proven*. Symbols stand for non-negative integers; 0 is legal.
-//! Arithmetic saturates at the ends of `i64`, so that absurd sizes from untrusted files are refused by size limits
-//! instead of wrapping.
+//! Arithmetic saturates at `-i64::MAX` and `i64::MAX` (so that negation never overflows), and absurd sizes from
+//! untrusted files are refused by size limits instead of wrapping.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -85,11 +85,7 @@ impl fmt::Debug for Dim {
 
 impl From<i64> for Dim {
     fn from(v: i64) -> Self {
-        let mut m = BTreeMap::new();
-        if v != 0 {
-            m.insert(Vec::new(), v);
-        }
-        Dim(Arc::new(m))
+        Dim::from_terms([(Vec::new(), v)])
     }
 }
 
@@ -167,7 +163,7 @@ impl Dim {
         let mut map: BTreeMap<Monomial, i64> = BTreeMap::new();
         for (m, c) in terms {
             let e = map.entry(m).or_insert(0);
-            *e = e.saturating_add(c);
+            *e = e.saturating_add(c).max(-i64::MAX);
         }
         map.retain(|_, c| *c != 0);
         Dim(Arc::new(map))
