@@ -81,7 +81,11 @@ fn evaluate_one(expr: &Expr, index: u32, earlier: &[Value], symbols: &[Option<i6
 pub fn floor_div(a: i64, b: i64) -> Option<i64> {
     let quotient = a.checked_div(b)?;
     let remainder = a.checked_rem(b)?;
-    if remainder != 0 && ((remainder < 0) != (b < 0)) { quotient.checked_sub(1) } else { Some(quotient) }
+    if remainder != 0 && ((remainder < 0) != (b < 0)) {
+        quotient.checked_sub(1)
+    } else {
+        Some(quotient)
+    }
 }
 
 /// Remainder with the sign of the divisor; `None` for a zero divisor.
@@ -90,7 +94,11 @@ pub fn floor_mod(a: i64, b: i64) -> Option<i64> {
         return Some(0);
     }
     let remainder = a.checked_rem(b)?;
-    if remainder != 0 && ((remainder < 0) != (b < 0)) { remainder.checked_add(b) } else { Some(remainder) }
+    if remainder != 0 && ((remainder < 0) != (b < 0)) {
+        remainder.checked_add(b)
+    } else {
+        Some(remainder)
+    }
 }
 
 /// The value of expression `id`, or why there is none.
@@ -101,10 +109,14 @@ pub fn require(values: &[Value], id: u32, exprs: &[Expr], symbols: &[Symbol]) ->
     match values.get(id as usize) {
         Some(Value::Known(v)) => Ok(*v),
         Some(Value::Unknown(s)) => Err(ExprError::Unbound {
-            symbol: symbols.get(*s as usize).map_or_else(|| format!("#{s}"), |s| s.name.clone()),
+            symbol: symbols
+                .get(*s as usize)
+                .map_or_else(|| format!("#{s}"), |s| s.name.clone()),
             text: text(exprs, symbols, id),
         }),
-        Some(Value::Bad(i)) => Err(ExprError::NoValue { text: text(exprs, symbols, *i) }),
+        Some(Value::Bad(i)) => Err(ExprError::NoValue {
+            text: text(exprs, symbols, *i),
+        }),
         None => Err(ExprError::OutOfRange(id)),
     }
 }
@@ -117,7 +129,12 @@ const DEPTH_LIMIT: u8 = 32;
 
 /// Prints expression `id`, as `floordiv(batch*seq + 63, 64)`. Long or deep texts are cut with `...`.
 pub fn text(exprs: &[Expr], symbols: &[Symbol], id: u32) -> String {
-    let mut printer = Printer { exprs, symbols, out: String::new(), depth: 0 };
+    let mut printer = Printer {
+        exprs,
+        symbols,
+        out: String::new(),
+        depth: 0,
+    };
     printer.print(id, 0);
     let mut out = printer.out;
     if out.len() > TEXT_LIMIT {
@@ -147,7 +164,11 @@ impl Printer<'_> {
         match self.exprs.get(id as usize).and_then(|e| e.node.as_ref()) {
             Some(Node::Constant(c)) => self.out.push_str(&c.to_string()),
             Some(Node::Symbol(s)) => {
-                self.out.push_str(self.symbols.get(*s as usize).map_or("?", |symbol| symbol.name.as_str()));
+                self.out.push_str(
+                    self.symbols
+                        .get(*s as usize)
+                        .map_or("?", |symbol| symbol.name.as_str()),
+                );
             }
             Some(Node::Add(p)) => self.infix(id, p, " + ", 1, strength),
             Some(Node::Mul(p)) => self.infix(id, p, "*", 2, strength),
@@ -215,7 +236,11 @@ mod tests {
             node(Node::Symbol(1)),
             node(Node::Mul(Pair { a: 8, b: 5 })),
         ];
-        let symbols = ["seq", "late"].map(|n| Symbol { name: n.into(), lo: 0, hi: 1 << 40 });
+        let symbols = ["seq", "late"].map(|n| Symbol {
+            name: n.into(),
+            lo: 0,
+            hi: 1 << 40,
+        });
         (exprs, symbols.to_vec())
     }
 
@@ -227,7 +252,10 @@ mod tests {
         assert_eq!(values.get(6), Some(&Value::Bad(6)));
         assert_eq!(values.get(9), Some(&Value::Unknown(1)));
         let error = require(&values, 9, &exprs, &symbols).expect_err("late is unbound");
-        assert_eq!(error.to_string(), "the value of symbol late is not known in late*0");
+        assert_eq!(
+            error.to_string(),
+            "the value of symbol late is not known in late*0"
+        );
         assert!(require(&values, 6, &exprs, &symbols).is_err());
         assert!(require(&values, 60, &exprs, &symbols).is_err());
         let overflow = evaluate(&exprs, &[Some(i64::MAX), None]);
@@ -250,14 +278,26 @@ mod tests {
         }
         assert!(text(&exprs, &[], 200).len() < 300);
         let chain: Vec<_> = (0..100_000u32)
-            .map(|i| node(if i == 0 { Node::Constant(1) } else { Node::Add(Pair { a: i - 1, b: 0 }) }))
+            .map(|i| {
+                node(if i == 0 {
+                    Node::Constant(1)
+                } else {
+                    Node::Add(Pair { a: i - 1, b: 0 })
+                })
+            })
             .collect();
         assert!(text(&chain, &[], 99_999).len() < 300);
     }
 
     #[test]
     fn floor_rules() {
-        for (a, b, q, m) in [(7, 2, 3, 1), (-7, 2, -4, 1), (7, -2, -4, -1), (-7, -2, 3, -1), (0, 5, 0, 0)] {
+        for (a, b, q, m) in [
+            (7, 2, 3, 1),
+            (-7, 2, -4, 1),
+            (7, -2, -4, -1),
+            (-7, -2, 3, -1),
+            (0, 5, 0, 0),
+        ] {
             assert_eq!((floor_div(a, b), floor_mod(a, b)), (Some(q), Some(m)), "{a} {b}");
         }
         assert_eq!(floor_div(i64::MIN, -1), None);

@@ -64,7 +64,10 @@ fn index_in(what: &str, index: u32, len: usize, user: &str) -> Result<(), Artifa
 fn check_exprs(m: &Manifest) -> Result<(), ArtifactError> {
     for (i, symbol) in m.symbols.iter().enumerate() {
         if symbol.lo > symbol.hi {
-            return bad(format!("symbol {i} ({}) has the empty range {}..{}", symbol.name, symbol.lo, symbol.hi));
+            return bad(format!(
+                "symbol {i} ({}) has the empty range {}..{}",
+                symbol.name, symbol.lo, symbol.hi
+            ));
         }
     }
     for (i, expr) in m.exprs.iter().enumerate() {
@@ -73,7 +76,12 @@ fn check_exprs(m: &Manifest) -> Result<(), ArtifactError> {
             Some(Node::Constant(_)) => {}
             Some(Node::Symbol(s)) => index_in("symbol", *s, m.symbols.len(), &user())?,
             Some(
-                Node::Add(p) | Node::Mul(p) | Node::FloorDiv(p) | Node::Modulo(p) | Node::Min(p) | Node::Max(p),
+                Node::Add(p)
+                | Node::Mul(p)
+                | Node::FloorDiv(p)
+                | Node::Modulo(p)
+                | Node::Min(p)
+                | Node::Max(p),
             ) => {
                 index_in("earlier expression", p.a, i, &user())?;
                 index_in("earlier expression", p.b, i, &user())?;
@@ -89,9 +97,13 @@ fn check_dims(m: &Manifest, elem: i32, dims: &[u32], user: &str) -> Result<(), A
         return bad(format!("{user} has the unknown element type {elem}"));
     }
     if dims.len() > MAX_RANK {
-        return bad(format!("{user} has {} dimensions, the limit is {MAX_RANK}", dims.len()));
+        return bad(format!(
+            "{user} has {} dimensions, the limit is {MAX_RANK}",
+            dims.len()
+        ));
     }
-    dims.iter().try_for_each(|d| index_in("expression", *d, m.exprs.len(), user))
+    dims.iter()
+        .try_for_each(|d| index_in("expression", *d, m.exprs.len(), user))
 }
 
 fn check_tables(m: &Manifest) -> Result<(), ArtifactError> {
@@ -106,7 +118,10 @@ fn check_tables(m: &Manifest) -> Result<(), ArtifactError> {
     for (i, kernel) in m.kernels.iter().enumerate() {
         for entry in &kernel.entries {
             if Level::from_name(&entry.level).is_none() {
-                return bad(format!("kernel {i} ({}) has the unknown level '{}'", kernel.name, entry.level));
+                return bad(format!(
+                    "kernel {i} ({}) has the unknown level '{}'",
+                    kernel.name, entry.level
+                ));
             }
             // Code of length 0: the kernels are functions of the process, given beside the manifest.
             let length = m.code.as_ref().map_or(0, |c| c.length);
@@ -125,7 +140,10 @@ fn check_buffer(m: &Manifest, b: &Buffer, user: &str) -> Result<(), ArtifactErro
     check_dims(m, b.elem, &b.dims, user)?;
     index_in("expression", b.bytes, m.exprs.len(), user)?;
     if b.first_step > b.last_step {
-        return bad(format!("{user} has the empty live range {}..{}", b.first_step, b.last_step));
+        return bad(format!(
+            "{user} has the empty live range {}..{}",
+            b.first_step, b.last_step
+        ));
     }
     match &b.kind {
         Some(buffer::Kind::Input(i)) => index_in("input", *i, m.inputs.len(), user),
@@ -155,7 +173,11 @@ fn check_io(m: &Manifest, io: &Io, i: usize, is_input: bool) -> Result<(), Artif
         Some(buffer::Kind::Output(back)) if !is_input => Some(*back),
         _ => None,
     };
-    if back.map(|b| b as usize) == Some(i) { Ok(()) } else { bad(format!("{user} and its buffer disagree")) }
+    if back.map(|b| b as usize) == Some(i) {
+        Ok(())
+    } else {
+        bad(format!("{user} and its buffer disagree"))
+    }
 }
 
 /// What a step does with a buffer.
@@ -217,7 +239,9 @@ impl<'a> Walk<'a> {
 
     fn step(&mut self, step: &Step, depth: usize) -> Result<(), ArtifactError> {
         let number = self.next_step;
-        self.next_step = number.checked_add(1).ok_or_else(|| ArtifactError::invalid("too many steps"))?;
+        self.next_step = number
+            .checked_add(1)
+            .ok_or_else(|| ArtifactError::invalid("too many steps"))?;
         let user = format!("step {number}");
         let user = user.as_str();
         match &step.kind {
@@ -227,7 +251,11 @@ impl<'a> Walk<'a> {
                 index_in("symbol", bind.symbol, self.m.symbols.len(), user)
             }
             Some(step::Kind::Check(check)) => {
-                let cond = Cond { a: check.a, b: check.b, op: check.op };
+                let cond = Cond {
+                    a: check.a,
+                    b: check.b,
+                    op: check.op,
+                };
                 self.cond(&cond, user)
             }
             Some(step::Kind::Branch(branch)) => {
@@ -237,7 +265,9 @@ impl<'a> Walk<'a> {
                 }
                 let inner = depth.saturating_add(1);
                 self.block(branch.then_block, inner, user)?;
-                branch.else_block.map_or(Ok(()), |block| self.block(block, inner, user))
+                branch
+                    .else_block
+                    .map_or(Ok(()), |block| self.block(block, inner, user))
             }
             Some(step::Kind::Loop(body)) => {
                 self.expr(body.trips, user)?;
@@ -286,8 +316,9 @@ impl<'a> Walk<'a> {
             }
         }
         for arg in &launch.args {
-            let access = Access::try_from(arg.access)
-                .map_err(|_| ArtifactError::invalid(format!("{user} has the unknown access {}", arg.access)))?;
+            let access = Access::try_from(arg.access).map_err(|_| {
+                ArtifactError::invalid(format!("{user} has the unknown access {}", arg.access))
+            })?;
             let what = if access.writes() { Use::Write } else { Use::Read };
             self.use_buffer(arg.buffer, number, what, user)?;
             self.optional_expr(arg.byte_offset, user)?;
@@ -331,11 +362,17 @@ impl<'a> Walk<'a> {
         }
         match (what, &buffer.kind) {
             (Use::Write, Some(buffer::Kind::Weight(_) | buffer::Kind::Input(_))) => {
-                return bad(format!("{user} writes buffer {id} ({}), which is constant", buffer.name));
+                return bad(format!(
+                    "{user} writes buffer {id} ({}), which is constant",
+                    buffer.name
+                ));
             }
             (Use::Define, kind) => {
                 if !matches!(kind, Some(buffer::Kind::Arena(_))) {
-                    return bad(format!("{user} aliases buffer {id} ({}), which has its own memory", buffer.name));
+                    return bad(format!(
+                        "{user} aliases buffer {id} ({}), which has its own memory",
+                        buffer.name
+                    ));
                 }
                 match self.aliased.get_mut(id as usize) {
                     Some(aliased) if !*aliased => *aliased = true,
@@ -355,10 +392,15 @@ impl<'a> Walk<'a> {
         let used = self.used_in_loop.pop().unwrap_or_default();
         let last = self.next_step.saturating_sub(1);
         for id in used {
-            let Some(buffer) = self.m.buffers.get(id as usize) else { continue };
+            let Some(buffer) = self.m.buffers.get(id as usize) else {
+                continue;
+            };
             let enters = buffer.first_step < first;
             if enters && buffer.last_step < last {
-                return bad(format!("buffer {id} ({}) dies inside the loop of step {first}", buffer.name));
+                return bad(format!(
+                    "buffer {id} ({}) dies inside the loop of step {first}",
+                    buffer.name
+                ));
             }
             if let Some(outer) = self.used_in_loop.last_mut() {
                 outer.push(id);
