@@ -1,0 +1,451 @@
+//! Calibration samples, streamed: one sample is in memory at a time, however many there are.
+//!
+//! A source is an `.npz`, a folder of `.npz` and `.npy` files, or one `.npy` named as the only input. In a source, an array named as an input
+//! whose rank equals the input's is a batch, and axis 0 is cut into samples; with one rank more, axis 0 counts samples
+//! that each fill the input; arrays named `K/input` (K = 0, 1, ...) are one sample each and may differ in length. If the
+//! model has an `attention_mask` input, each sample is cut to its unmasked part, so that padding never enters the
+//! statistics.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rsqc_onnx::error::escape;
+
+use super::inputs::{Spec, bind};
+use super::npz::{Npz, read_npy};
+use super::{Array, DataError, describe, npy};
+
+/// Calibration data for one model.
+pub struct CalibSet {
+    specs: Vec<Spec>,
+    sources: Vec<Source>,
+    samples: usize,
+    ignored: Vec<String>,
+}
+
+/// One file, or the loose `.npy` files of a folder.
+struct Source {
+    path: PathBuf,
+    kind: Kind,
+    /// Samples from batches, and how each input's array is cut.
+    batch: Option<Batch>,
+    /// The `K/input` samples, in numeric order.
+    singles: Vec<u64>,
+}
+
+enum Kind {
+    Npz(Npz),
+    Loose(BTreeMap<String, PathBuf>),
+}
+
+struct Batch {
+    samples: usize,
+    /// For each input: rows of axis 0 that make a sample, and whether the axis stays.
+    cuts: Vec<(usize, bool)>,
+}
+
+/// One sample: the inputs in the model's order.
+pub type Sample = Vec<Array>;
+
+impl CalibSet {
+    /// Opens all sources and checks names, types and shapes; data is not read yet.
+    pub fn open(paths: &[PathBuf], specs: Vec<Spec>) -> Result<CalibSet, DataError> {
+        let mut set = CalibSet { specs, sources: Vec::new(), samples: 0, ignored: Vec::new() };
+        for path in paths {
+            if path.is_dir() {
+                set.add_folder(path)?;
+            } else if path.extension().is_some_and(|e| e == "npy") {
+                let Some(name) = set.specs.first().map(|s| s.name.clone()).filter(|_| set.specs.len() == 1) else {
+                    let what = "a single .npy array needs a model with one input; use an .npz with named arrays";
+                    return Err(DataError::new(path, what));
+                };
+                set.add_source(path, Kind::Loose(BTreeMap::from([(name, path.clone())])))?;
+            } else {
+                set.add_source(path, Kind::Npz(Npz::open(path)?))?;
+            }
+        }
+        if set.samples == 0 {
+            let path = paths.first().map(PathBuf::as_path).unwrap_or(Path::new("calibration data"));
+            return Err(DataError::new(path, "holds no samples"));
+        }
+        Ok(set)
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.samples
+    }
+
+    /// Whether there are no samples (never, once opened).
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// Arrays that are not inputs of the model, as `file: name`.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    fn add_folder(&mut self, folder: &Path) -> Result<(), DataError> {
+        let fail = |e: std::io::Error| DataError::new(folder, e.to_string());
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(fail)? {
+            files.push(entry.map_err(fail)?.path());
+        }
+        files.sort();
+        let mut loose = BTreeMap::new();
+        for path in files {
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("npz") => self.add_source(&path, Kind::Npz(Npz::open(&path)?))?,
+                Some("npy") => {
+                    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+                    loose.insert(stem, path);
+                }
+                _ => self.ignored.push(rsqc_onnx::error::escape_path(&path)),
+            }
+        }
+        if !loose.is_empty() {
+            self.add_source(folder, Kind::Loose(loose))?;
+        }
+        Ok(())
+    }
+
+    fn add_source(&mut self, path: &Path, mut kind: Kind) -> Result<(), DataError> {
+        let singles = self.single_samples(path, &kind)?;
+        let batch = if singles.is_empty() || self.specs.iter().any(|s| kind.contains(&s.name)) {
+            Some(plan_batch(&self.specs, path, &mut kind)?)
+        } else {
+            None
+        };
+        self.samples += singles.len() + batch.as_ref().map_or(0, |b| b.samples);
+        self.sources.push(Source { path: path.to_owned(), kind, batch, singles });
+        Ok(())
+    }
+
+    /// The numbers K for which `K/input` is there, all inputs complete; notes other arrays as ignored.
+    fn single_samples(&mut self, path: &Path, kind: &Kind) -> Result<Vec<u64>, DataError> {
+        let mut found: BTreeMap<u64, usize> = BTreeMap::new();
+        for name in kind.names() {
+            let single = name.split_once('/').and_then(|(k, input)| {
+                let known = self.specs.iter().any(|s| s.name == input);
+                k.parse::<u64>().ok().filter(|_| known)
+            });
+            match single {
+                _ if self.specs.iter().any(|s| s.name == name) => {}
+                Some(k) => *found.entry(k).or_default() += 1,
+                None => self.ignored.push(format!("{}: {}", rsqc_onnx::error::escape_path(path), escape(name))),
+            }
+        }
+        if let Some((k, _)) = found.iter().find(|(_, n)| **n != self.specs.len()) {
+            let missing = self.specs.iter().find(|s| !kind.contains(&format!("{k}/{}", s.name)));
+            let name = missing.map(|s| escape(&s.name)).unwrap_or_default();
+            return Err(DataError::new(path, format!("sample {k} has no array '{k}/{name}'")));
+        }
+        Ok(found.into_keys().collect())
+    }
+
+    /// Hands every sample to `f`, in order. Stops at the first error, of the data or of `f`.
+    pub fn for_each<E: From<DataError>>(&mut self, mut f: impl FnMut(Sample) -> Result<(), E>) -> Result<(), E> {
+        let specs = &self.specs;
+        for source in &mut self.sources {
+            let path = source.path.clone();
+            let mut number = 0usize;
+            let mut deliver = |sample: Sample| -> Result<(), E> {
+                let sample = finish(specs, sample)
+                    .map_err(|what| DataError::new(&path, format!("sample {number}: {what}")))?;
+                number += 1;
+                f(sample)
+            };
+            if let Some(batch) = &source.batch {
+                match &mut source.kind {
+                    Kind::Npz(npz) => npz.rows(&names(specs), &batch.cuts, batch.samples, &mut deliver)?,
+                    Kind::Loose(files) => {
+                        let arrays = specs.iter().map(|s| read_npy(&files[&s.name])).collect::<Result<Vec<_>, _>>()?;
+                        for i in 0..batch.samples {
+                            deliver(arrays.iter().zip(&batch.cuts).map(|(a, cut)| cut_sample(a, *cut, i)).collect())?;
+                        }
+                    }
+                }
+            }
+            for k in &source.singles {
+                let Kind::Npz(npz) = &mut source.kind else { continue };
+                let arrays = specs.iter().map(|s| npz.read(&format!("{k}/{}", s.name))).collect::<Result<Vec<_>, _>>()?;
+                deliver(arrays)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names(specs: &[Spec]) -> Vec<&str> {
+    specs.iter().map(|s| s.name.as_str()).collect()
+}
+
+impl Kind {
+    fn names(&self) -> Vec<&str> {
+        match self {
+            Kind::Npz(npz) => npz.names().collect(),
+            Kind::Loose(files) => files.keys().map(String::as_str).collect(),
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Kind::Npz(npz) => npz.contains(name),
+            Kind::Loose(files) => files.contains_key(name),
+        }
+    }
+
+    fn header(&mut self, name: &str) -> Result<npy::Header, DataError> {
+        match self {
+            Kind::Npz(npz) => npz.header(name),
+            Kind::Loose(files) => {
+                let path = &files[name];
+                let fail = |what: String| DataError::new(path, what);
+                let bytes = rsqc_onnx::source::map_file(path).map_err(|e| fail(e.to_string()))?;
+                npy::read_header(&mut &*bytes).map_err(fail)
+            }
+        }
+    }
+}
+
+/// Checks the batch arrays of a source and how they are cut.
+fn plan_batch(specs: &[Spec], path: &Path, kind: &mut Kind) -> Result<Batch, DataError> {
+    let fail = |what: String| DataError::new(path, what);
+    let mut samples: Option<(usize, &str)> = None;
+    let mut cuts = Vec::new();
+    for spec in specs {
+        if !kind.contains(&spec.name) {
+            let found: Vec<String> = kind.names().into_iter().take(8).map(|n| format!("'{}'", escape(n))).collect();
+            return Err(fail(format!("has no array for the input '{}', only {}", escape(&spec.name), found.join(", "))));
+        }
+        let header = kind.header(&spec.name)?;
+        let (count, cut) = plan_input(spec, &header).map_err(fail)?;
+        match samples {
+            Some((other, name)) if other != count => {
+                return Err(fail(format!(
+                    "'{}' holds {count} samples, but '{}' holds {other}",
+                    escape(&spec.name),
+                    escape(name)
+                )));
+            }
+            _ => samples = Some((count, &spec.name)),
+        }
+        cuts.push(cut);
+    }
+    Ok(Batch { samples: samples.map_or(0, |s| s.0), cuts })
+}
+
+/// How many samples an array holds for an input, and how it is cut.
+fn plan_input(spec: &Spec, header: &npy::Header) -> Result<(usize, (usize, bool)), String> {
+    let found = describe(header.ty, &header.shape);
+    let no = || format!("array '{}' is {found}, expected samples of {}", escape(&spec.name), escape(&spec.ty.to_string()));
+    let dims = &spec.ty.shape;
+    let keep = header.shape.len() == dims.len();
+    if header.ty != spec.ty.storage() || header.shape.is_empty() || !(keep || header.shape.len() == dims.len() + 1) {
+        return Err(no());
+    }
+    let rest = if keep { &dims[1..] } else { &dims[..] };
+    for (dim, &extent) in rest.iter().zip(&header.shape[1..]) {
+        if dim.as_const().is_some_and(|c| usize::try_from(c).ok() != Some(extent)) {
+            return Err(no());
+        }
+    }
+    // A fixed batch of n takes n rows at a time.
+    let rows = match dims.first().and_then(rsqc_ir::Dim::as_const) {
+        Some(n) if keep => usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(no)?,
+        _ => 1,
+    };
+    if header.shape[0] % rows != 0 {
+        return Err(format!("array '{}' has {} rows, expected a multiple of {rows}", escape(&spec.name), header.shape[0]));
+    }
+    Ok((header.shape[0] / rows, (rows, keep)))
+}
+
+/// Sample `i` of an array that is wholly in memory.
+fn cut_sample(array: &Array, (rows, keep): (usize, bool), i: usize) -> Array {
+    if keep { array.cut(0, i * rows..(i + 1) * rows) } else { array.row(i, false) }
+}
+
+impl Npz {
+    /// Reads several arrays in step, a sample at a time.
+    fn rows<E: From<DataError>>(
+        &mut self,
+        names: &[&str],
+        cuts: &[(usize, bool)],
+        samples: usize,
+        deliver: &mut dyn FnMut(Sample) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let headers = names.iter().map(|n| self.header(n)).collect::<Result<Vec<_>, _>>()?;
+        // Column-major arrays cannot be read by rows.
+        let whole = names
+            .iter()
+            .zip(&headers)
+            .map(|(n, h)| if h.fortran && h.shape.len() > 1 { self.read(n).map(Some) } else { Ok(None) })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut clones = self.clones(names.len());
+        let mut readers = Vec::new();
+        for (npz, name) in clones.iter_mut().zip(names) {
+            readers.push(npz.open_data(name)?);
+        }
+        for i in 0..samples {
+            let mut sample = Vec::with_capacity(names.len());
+            for (n, reader) in readers.iter_mut().enumerate() {
+                let array = match &whole[n] {
+                    Some(array) => cut_sample(array, cuts[n], i),
+                    None => read_rows(reader, &headers[n], cuts[n]).map_err(|what| {
+                        DataError::new(self.path(), format!("array '{}': {what}", escape(names[n])))
+                    })?,
+                };
+                sample.push(array);
+            }
+            deliver(sample)?;
+        }
+        Ok(())
+    }
+}
+
+/// The next sample from a row-major stream.
+fn read_rows(reader: &mut dyn Read, h: &npy::Header, (rows, keep): (usize, bool)) -> Result<Array, String> {
+    let mut shape = h.shape[1..].to_vec();
+    if keep {
+        shape.insert(0, rows);
+    }
+    let bytes = h.bytes.checked_div(h.shape[0]).unwrap_or(0) * rows;
+    let part = npy::Header { shape, bytes, ..h.clone() };
+    npy::read_part(&mut &mut *reader, &part)
+}
+
+/// Cuts padding away and checks a sample.
+fn finish(specs: &[Spec], mut sample: Sample) -> Result<Sample, String> {
+    if let Some(array) = sample.iter().zip(specs).find(|(a, _)| a.has_non_finite()) {
+        return Err(format!("array '{}' holds NaN or infinity", escape(&array.1.name)));
+    }
+    cut_padding(specs, &mut sample);
+    bind(specs, &sample)?;
+    Ok(sample)
+}
+
+/// Cuts every input that runs along the `attention_mask` to the unmasked part.
+fn cut_padding(specs: &[Spec], sample: &mut Sample) {
+    let Some(mask) = specs.iter().position(|s| s.name == "attention_mask") else { return };
+    let (Some(dim), Some(&length)) = (specs[mask].ty.shape.last(), sample[mask].shape.last()) else { return };
+    let Some(range) = unmasked(&sample[mask], length) else { return };
+    if range == (0..length) {
+        return;
+    }
+    let symbols = dim.symbols();
+    let axes: Vec<(usize, usize)> = specs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, s)| s.ty.shape.iter().enumerate().map(move |(axis, d)| (i, axis, d)))
+        .filter(|(i, axis, d)| sample[*i].shape[*axis] == length && d.symbols().iter().any(|s| symbols.contains(s)))
+        .map(|(i, axis, _)| (i, axis))
+        .collect();
+    for (i, axis) in axes {
+        sample[i] = sample[i].cut(axis, range.clone());
+    }
+}
+
+/// From the first to the last position that any row of the mask keeps; `None` if all is masked.
+fn unmasked(mask: &Array, length: usize) -> Option<Range<usize>> {
+    let values = mask.to_f64();
+    let kept = |t: &usize| values.iter().skip(*t).step_by(length.max(1)).any(|v| *v != 0.0);
+    let first = (0..length).find(kept)?;
+    let last = (0..length).rev().find(kept)?;
+    Some(first..last + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::npz::write_npz;
+    use rsqc_ir::types::{Dim, ScalarType, TensorType};
+
+    fn i64s(shape: &[usize], v: &[i64]) -> Array {
+        Array { ty: ScalarType::I64, shape: shape.to_vec(), data: v.iter().flat_map(|x| x.to_le_bytes()).collect() }
+    }
+
+    fn specs() -> Vec<Spec> {
+        let ty = TensorType::new(ScalarType::I64, vec![Dim::sym("batch"), Dim::sym("seq")]);
+        vec![Spec { name: "input_ids".into(), ty: ty.clone() }, Spec { name: "attention_mask".into(), ty }]
+    }
+
+    fn collect(arrays: &[(&str, Array)], specs: Vec<Spec>) -> Result<Vec<Sample>, DataError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.npz");
+        write_npz(std::fs::File::create(&path).unwrap(), arrays.iter().map(|(n, a)| (*n, a))).unwrap();
+        let mut set = CalibSet::open(&[path], specs)?;
+        let mut out = Vec::new();
+        set.for_each(|s| {
+            out.push(s);
+            Ok::<(), DataError>(())
+        })?;
+        assert_eq!(set.len(), out.len());
+        Ok(out)
+    }
+
+    #[test]
+    fn batches_are_cut_and_padding_goes() {
+        let ids = i64s(&[2, 3], &[1, 2, 0, 4, 5, 6]);
+        let mask = i64s(&[2, 3], &[1, 1, 0, 0, 1, 1]);
+        let got = collect(&[("input_ids", ids), ("attention_mask", mask), ("extra", i64s(&[1], &[0]))], specs()).unwrap();
+        assert_eq!(got[0][0], i64s(&[1, 2], &[1, 2]));
+        assert_eq!(got[1], [i64s(&[1, 2], &[5, 6]), i64s(&[1, 2], &[1, 1])]);
+    }
+
+    #[test]
+    fn numbered_samples_may_differ_in_length() {
+        let arrays = [
+            ("0/input_ids", i64s(&[1, 1], &[7])),
+            ("0/attention_mask", i64s(&[1, 1], &[1])),
+            ("10/input_ids", i64s(&[1, 2], &[8, 9])),
+            ("10/attention_mask", i64s(&[1, 2], &[1, 1])),
+        ];
+        assert_eq!(collect(&arrays, specs()).unwrap().len(), 2);
+        let text = collect(&arrays[..3], specs()).unwrap_err().to_string();
+        assert!(text.contains("10/attention_mask"), "{text}");
+    }
+
+    #[test]
+    fn one_rank_more_counts_samples() {
+        let spec = vec![Spec { name: "x".into(), ty: TensorType::new(ScalarType::I64, vec![Dim::sym("b"), Dim::from(2usize)]) }];
+        let got = collect(&[("x", i64s(&[2, 3, 2], &[0; 12]))], spec).unwrap();
+        assert_eq!((got.len(), got[0][0].shape.clone()), (2, vec![3, 2]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let f = |v: f32| Array { ty: ScalarType::F32, shape: vec![1, 1], data: v.to_le_bytes().to_vec() };
+        let float = vec![Spec { name: "x".into(), ty: TensorType::new(ScalarType::F32, vec![Dim::sym("b"), Dim::one()]) }];
+        let cases: [(&[(&str, Array)], Vec<Spec>, &str); 5] = [
+            (&[("x", f(f32::NAN))], float.clone(), "NaN"),
+            (&[("y", f(1.0))], float.clone(), "no array for the input 'x', only 'y'"),
+            (&[("x", i64s(&[1, 1], &[1]))], float.clone(), "expected samples of f32[b, 1]"),
+            (&[("x", Array { ty: ScalarType::F32, shape: vec![0, 1], data: vec![] })], float, "no samples"),
+            (
+                &[("input_ids", i64s(&[2, 1], &[1, 2])), ("attention_mask", i64s(&[1, 1], &[1]))],
+                specs(),
+                "'attention_mask' holds 1 samples, but 'input_ids' holds 2",
+            ),
+        ];
+        for (arrays, specs, want) in cases {
+            let text = collect(arrays, specs).unwrap_err().to_string();
+            assert!(text.contains(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn folders_of_loose_arrays() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["input_ids", "attention_mask"] {
+            let mut file = std::fs::File::create(dir.path().join(format!("{name}.npy"))).unwrap();
+            let a = i64s(&[2, 2], &[1, 1, 1, 1]);
+            npy::write(&mut file, a.ty, &a.shape, &a.data).unwrap();
+        }
+        let set = CalibSet::open(&[dir.path().to_owned()], specs()).unwrap();
+        assert_eq!(set.len(), 2);
+    }
+}
