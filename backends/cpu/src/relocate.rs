@@ -246,7 +246,7 @@ impl Linker<'_> {
 /// Whether a section is part of the running image.
 fn is_alloc<'data>(section: &impl ObjectSection<'data>) -> bool {
     match section.flags() {
-        SectionFlags::Elf { sh_flags, .. } => sh_flags.0 & u64::from(elf::SHF_ALLOC.0) != 0,
+        SectionFlags::Elf { sh_flags, .. } => sh_flags.0 & elf::SHF_ALLOC.0 != 0,
         _ => false,
     }
 }

@@ -86,10 +86,18 @@ impl<'c> Emit<'c> {
                     .into_vector_value()
             }
             Lanes::First(count) => {
-                let slot = self.stack(ty, 1, 64);
-                self.store_aligned(ty.const_zero(), slot, 64);
-                self.copy_elements(elem, slot, from, count);
-                self.load_aligned(ty, slot, 64).into_vector_value()
+                let value = self.var(ty.const_zero());
+                self.if_else(
+                    self.is_full(lanes, count),
+                    || self.set(value, self.load_aligned(ty, from, 1).into_vector_value()),
+                    || {
+                        let slot = self.stack(ty, 1, 64);
+                        self.store_aligned(ty.const_zero(), slot, 64);
+                        self.copy_elements(elem, slot, from, count);
+                        self.set(value, self.load_aligned(ty, slot, 64).into_vector_value());
+                    },
+                );
+                self.get(value)
             }
         }
     }
@@ -105,12 +113,20 @@ impl<'c> Emit<'c> {
                 let args = [value.into(), to.into(), self.i32(1).into(), mask.into()];
                 self.intrinsic_void("llvm.masked.store", &types, &args);
             }
-            Lanes::First(count) => {
-                let slot = self.stack(ty, 1, 64);
-                self.store_aligned(value, slot, 64);
-                self.copy_elements(elem_of(ty.get_element_type()), to, slot, count);
-            }
+            Lanes::First(count) => self.if_else(
+                self.is_full(ty.get_size(), count),
+                || self.store_aligned(value, to, 1),
+                || {
+                    let slot = self.stack(ty, 1, 64);
+                    self.store_aligned(value, slot, 64);
+                    self.copy_elements(elem_of(ty.get_element_type()), to, slot, count);
+                },
+            ),
         }
+    }
+
+    fn is_full(&self, lanes: u32, count: Int<'c>) -> Int<'c> {
+        self.icmp(IntCmp::SGE, count, self.i64(i64::from(lanes)))
     }
 
     /// The mask (`i1` lanes) of the first `count` lanes.

@@ -1,0 +1,131 @@
+//! The register tile: the inner loop over K.
+
+use super::driver::Operands;
+use super::{Product, TileShape};
+use crate::level::LevelFacts;
+use crate::llvm::{Any, Elem, Emit, Float, Int, Ptr, Vector};
+use crate::pack::{GROUP, PANEL};
+
+/// Bytes from one k (f32) or one group of 4 k (int8) of a panel to the next; both are 64 columns of 4 bytes.
+const PANEL_STEP: i64 = 4 * PANEL as i64;
+
+/// Generates a tile: `shape.rows` rows of A times `shape.columns` columns of B; the raw sums go to `sums`, row-major.
+pub(super) fn emit_tile<'c>(
+    e: &Emit<'c>,
+    product: Product,
+    shape: TileShape,
+    operands: Operands<'c>,
+    k: Int<'c>,
+    sums: Ptr<'c>,
+) {
+    let lanes = e.level().lanes();
+    let vectors = shape.columns / lanes;
+    let elem = if product == Product::Int8 {
+        Elem::I32
+    } else {
+        Elem::F32
+    };
+    let zero: Any<'c> = e.vector_type(elem, lanes).const_zero().into();
+    let rows: Vec<Ptr<'c>> = (0..shape.rows)
+        .map(|r| e.at(operands.a, e.mul(operands.a_row, e.i64(i64::from(r)))))
+        .collect();
+    let steps = if product == Product::Int8 {
+        e.div_ceil(k, e.i64(GROUP as i64))
+    } else {
+        k
+    };
+    let init = vec![zero; (shape.rows * vectors) as usize];
+
+    let done = e.fold(e.i64(0), steps, e.i64(1), &init, |step, acc| {
+        let mut next = acc.to_vec();
+        let a_at = e.mul(step, operands.a_k);
+        let b_at = e.at(operands.b, e.mul(step, e.i64(PANEL_STEP)));
+        let columns: Vec<Vector<'c>> = (0..vectors)
+            .map(|v| {
+                let from = e.at_const(b_at, i64::from(v * lanes * 4));
+                e.load_aligned(e.vector_type(elem, lanes), from, lanes * 4)
+                    .into_vector_value()
+            })
+            .collect();
+        let step = Step::new(e, product, &columns);
+        for (r, row) in rows.iter().enumerate() {
+            let a = step.broadcast(e, e.at(*row, a_at));
+            for v in 0..vectors as usize {
+                let slot = &mut next[r * vectors as usize + v];
+                *slot = step.accumulate(e, slot.into_vector_value(), a, v).into();
+            }
+        }
+        next
+    });
+    for (i, sum) in done.iter().enumerate() {
+        let to = e.at_const(sums, i as i64 * i64::from(lanes) * 4);
+        e.store_aligned(sum.into_vector_value(), to, lanes * 4);
+    }
+}
+
+/// One step along K: B's vectors of this step, prepared for the level's multiply.
+enum Step<'c> {
+    /// `vpdpbusd` on bytes.
+    Dot(Vec<Vector<'c>>),
+    /// Even and odd bytes, widened to 16 bits.
+    Pairs(Vec<(Vector<'c>, Vector<'c>)>),
+    /// Floats.
+    Float(Vec<Vector<'c>>),
+}
+
+impl<'c> Step<'c> {
+    fn new(e: &Emit<'c>, product: Product, columns: &[Vector<'c>]) -> Step<'c> {
+        if product != Product::Int8 {
+            return Step::Float(columns.to_vec());
+        }
+        if e.level().has_vnni() {
+            return Step::Dot(columns.to_vec());
+        }
+        let words = 2 * e.level().lanes();
+        let eight = e.splat(e.trunc_to(Elem::I16, e.i64(8)), words);
+        let widen = |column: &Vector<'c>| {
+            let both = e.bitcast(*column, Elem::I16, words);
+            (e.ashr(e.shl(both, eight), eight), e.ashr(both, eight))
+        };
+        Step::Pairs(columns.iter().map(widen).collect())
+    }
+
+    /// A's value of this step in all lanes; for [`Step::Pairs`] even and odd bytes.
+    fn broadcast(&self, e: &Emit<'c>, from: Ptr<'c>) -> (Vector<'c>, Vector<'c>) {
+        let lanes = e.level().lanes();
+        match self {
+            Step::Float(_) => {
+                let a = e.splat(e.load_scalar::<Float<'c>>(Elem::F32, from), lanes);
+                (a, a)
+            }
+            Step::Dot(_) => {
+                let a = e.splat(e.load_scalar::<Int<'c>>(Elem::I32, from), lanes);
+                (a, a)
+            }
+            Step::Pairs(_) => {
+                let a = e.splat(e.load_scalar::<Int<'c>>(Elem::I32, from), lanes);
+                let both = e.bitcast(a, Elem::I16, 2 * lanes);
+                let constant = |value| e.splat(e.trunc_to(Elem::I16, e.i64(value)), 2 * lanes);
+                (e.and(both, constant(0xff)), e.lshr(both, constant(8)))
+            }
+        }
+    }
+
+    fn accumulate(
+        &self,
+        e: &Emit<'c>,
+        acc: Vector<'c>,
+        (a, a_odd): (Vector<'c>, Vector<'c>),
+        v: usize,
+    ) -> Vector<'c> {
+        match self {
+            Step::Dot(columns) => e.dot_u8_s8(acc, a, columns[v]),
+            Step::Pairs(columns) => {
+                let (even, odd) = columns[v];
+                e.add(acc, e.add(e.dot_i16(a, even), e.dot_i16(a_odd, odd)))
+            }
+            Step::Float(columns) if e.level().has_fma() => e.fma(a, columns[v], acc),
+            Step::Float(columns) => e.fadd(acc, e.fmul(a, columns[v])),
+        }
+    }
+}
