@@ -85,6 +85,11 @@ impl Patch {
         self.replace.is_empty() && self.layouts.is_empty()
     }
 
+    /// The replacements `(old, new)` in the order they were asked for.
+    pub fn replacements(&self) -> &[(ValueId, ValueId)] {
+        &self.replace
+    }
+
     /// The type of an old or new value.
     pub fn ty<'a>(&'a self, m: &'a Module, v: ValueId) -> &'a TensorType {
         self.new_types.get(&v).unwrap_or_else(|| m.graph.ty(v))

@@ -1,0 +1,1 @@
+//! Canonical forms: small local rewrites, each its own pass.

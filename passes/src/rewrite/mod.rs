@@ -1,0 +1,1 @@
+//! Recognition of what exporters have taken apart.
