@@ -6,12 +6,13 @@
 //! - [`expr`]: the size expressions of a plan, [`level`]: instruction set levels,
 //! - [`validate`]: every rule that a plan obeys,
 //! - [`container`]: writing, reading and checking the file,
-//! - [`abi`]: the numbers of the C interface, whose header is `include/rsqc_model.h`.
+//! - [`C_HEADER`]: the C interface of an artifact.
 //!
 //! It knows nothing of the compiler nor of the runtime; both depend on it.
 #![deny(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
+pub mod container;
 pub mod error;
 pub mod expr;
 pub mod level;
@@ -36,6 +37,9 @@ pub type KernelFn = unsafe extern "C" fn(
     tile_begin: i64,
     tile_end: i64,
 );
+
+/// The header of the C interface, as text.
+pub const C_HEADER: &str = include_str!("../include/rsqc_model.h");
 
 /// Alignment of arena buffers, weights and scratch, in bytes; also the slack behind them.
 pub const ALIGN: usize = 64;
