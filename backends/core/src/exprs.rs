@@ -41,11 +41,6 @@ impl ExprTable {
         }) as u32
     }
 
-    /// Symbols in number order.
-    pub(crate) fn symbols(&self) -> &[Symbol] {
-        &self.symbols
-    }
-
     /// The expression id of a dim.
     pub(crate) fn dim(&mut self, d: &Dim) -> u32 {
         if let Some(id) = self.dims.get(d) {
