@@ -1,3 +1,6 @@
 //! Kernel generators, one family a module.
 
+pub mod access;
+pub mod body;
 pub mod gemm;
+pub mod rows;

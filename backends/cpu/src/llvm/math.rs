@@ -390,7 +390,7 @@ impl<'c> Emit<'c> {
             .into_vector_value()
     }
 
-    fn unary<T: BasicValue<'c> + TryFrom<Any<'c>>>(&self, name: &str, a: T) -> T {
+    pub(super) fn unary<T: BasicValue<'c> + TryFrom<Any<'c>>>(&self, name: &str, a: T) -> T {
         let value = a.as_basic_value_enum();
         cast(self.intrinsic(name, &[value.get_type()], &[value.into()]))
     }

@@ -11,6 +11,7 @@
 //! Builder calls can only fail when operand types disagree or no block is open, which is a bug of a generator, so these
 //! methods panic instead of returning errors.
 
+mod convert;
 mod emit;
 mod flow;
 mod machine;

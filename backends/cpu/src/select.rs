@@ -1,0 +1,185 @@
+//! Kernel choice: which family runs a region, how it is cut into tiles, what it is called and what it takes.
+//!
+//! The choice depends on the region's normal form alone, never on the machine. A kernel's name ends in a hash of
+//! everything that its code depends on, so equal names mean equal code.
+
+use crate::kernels::body;
+use crate::kernels::rows::{self, Schedule};
+use crate::llvm::Emit;
+use rsqc_backend::{KernelSpec, Launch, Params};
+use rsqc_ir::diag::{Blame, Diag};
+use rsqc_ir::quant::Granularity;
+use rsqc_ir::region::{Anchor, AxisKind};
+use rsqc_ir::{Dim, Elem, Layout, ScalarType, TensorType};
+
+/// Changes whenever the code generated for an unchanged spec may change.
+const GENERATION: u32 = 1;
+
+/// A kernel generator with its choices.
+#[derive(Clone, Debug)]
+pub enum Family {
+    /// Rows, and contractions in general form.
+    Rows(Schedule),
+}
+
+/// A chosen kernel.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The spec in normal form: what code is generated from.
+    pub spec: KernelSpec,
+    /// Generator.
+    pub family: Family,
+    /// Launch description.
+    pub launch: Launch,
+}
+
+impl Choice {
+    /// Generates the kernel's code.
+    pub fn emit(&self, e: &Emit<'_>) {
+        match &self.family {
+            Family::Rows(schedule) => rows::emit(e, &self.spec, *schedule),
+        }
+    }
+}
+
+/// Chooses the kernel for a spec.
+///
+/// # Errors
+/// `Unsupported` if no kernel can run it.
+pub fn choose(spec: &KernelSpec) -> Result<Choice, Diag> {
+    check(spec)?;
+    let spec = rows::normalize(spec);
+    let params = Params::of(&spec).dims().to_vec();
+    let (family, what, tiles, scratch_bytes) = choose_rows(&spec)?;
+    let name = name(&spec, &what, &family);
+    let macs = macs(&spec);
+    let all = spec.operands.iter().chain(&spec.results);
+    let bytes: Dim = all.map(TensorType::bytes).sum();
+    let cost_ns = macs.floor_div(&Dim::from(64i64)) + bytes.floor_div(&Dim::from(8i64));
+    let launch = Launch {
+        kernel: name,
+        params,
+        tiles,
+        scratch_bytes,
+        macs,
+        bytes,
+        cost_ns,
+    };
+    Ok(Choice { spec, family, launch })
+}
+
+type Chosen = (Family, String, Dim, Dim);
+
+fn choose_rows(spec: &KernelSpec) -> Result<Chosen, Diag> {
+    let r = &spec.region;
+    if spec.operand_layouts.contains(&Some(Layout::PackedWeight)) {
+        return Err(unsupported("this contraction has no kernel that reads packed weights"));
+    }
+    let schedule = Schedule::of(r);
+    let plan = rows::plan_of(r);
+    let what = match r.anchor {
+        Anchor::Contract { .. } => "contract",
+        _ if rows::has_reductions(&r.body) => "reduce",
+        _ => "map",
+    };
+    let scratch = rows::kept_bytes(&plan, r);
+    let what = format!("{what}_{}", schedule.tile_elements);
+    Ok((Family::Rows(schedule), what, schedule.tiles(r), scratch))
+}
+
+fn unsupported(message: &str) -> Diag {
+    Diag::new(Blame::Unsupported, "", format!("{message} (cpu backend)"))
+}
+
+/// Whether the backend has code for everything in a spec.
+fn check(spec: &KernelSpec) -> Result<(), Diag> {
+    let r = &spec.region;
+    body::check(&r.body)?;
+    if r.axes.iter().any(|a| a.kind == AxisKind::Ordered) {
+        return Err(unsupported("ordered axes have no kernel"));
+    }
+    let counts = [
+        (r.operands.len(), spec.operands.len()),
+        (r.operands.len(), spec.operand_layouts.len()),
+        (r.stores.len(), spec.results.len()),
+        (r.stores.len(), spec.result_layouts.len()),
+    ];
+    if counts.iter().any(|(a, b)| a != b) {
+        return Err(Diag::internal("", "a region and its operands differ in number"));
+    }
+    for (ty, layout) in spec.operands.iter().zip(&spec.operand_layouts) {
+        if *layout == Some(Layout::OffsetBinary) && ty.storage() != ScalarType::I8 {
+            return Err(Diag::internal("", format!("offset binary codes of type {}", ty.elem)));
+        }
+    }
+    for a in &r.operands {
+        for g in &a.gathers {
+            let index = spec.operands.get(g.operand as usize);
+            if !index.is_some_and(|t| t.storage().is_int()) {
+                return Err(Diag::internal("", "a gather's index is no integer operand"));
+            }
+        }
+    }
+    for (s, ty) in r.stores.iter().zip(&spec.results) {
+        let value = r.body.stmt(s.value).ty;
+        if value != ty.storage() {
+            let message = format!("a {value} is stored into a result of type {}", ty.elem);
+            return Err(Diag::internal("", message));
+        }
+    }
+    match &r.anchor {
+        Anchor::Contract { acc, .. } if !matches!(acc, ScalarType::I32 | ScalarType::F32) => {
+            Err(unsupported(&format!("no kernel accumulates in {acc}")))
+        }
+        Anchor::Attention(a) => {
+            body::check(&a.score)?;
+            Err(unsupported("attention has no kernel"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Multiply-accumulates of a launch.
+fn macs(spec: &KernelSpec) -> Dim {
+    let r = &spec.region;
+    match &r.anchor {
+        Anchor::None => Dim::zero(),
+        _ => r.axes.iter().map(|a| a.extent.clone()).product(),
+    }
+}
+
+/// `<act>_<out>[_<weight>]_<op>_<hash>`, in XNNPACK's words for formats.
+fn name(spec: &KernelSpec, what: &str, family: &Family) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let (act, weight) = match &spec.region.anchor {
+        Anchor::None => (0, None),
+        Anchor::Contract { lhs, rhs, .. } => (*lhs, Some(*rhs)),
+        Anchor::Attention(a) => (a.q, None),
+    };
+    let operand = |n: u32| spec.operands.get(n as usize);
+    parts.push(operand(act).map_or("none".into(), format_name));
+    parts.push(spec.results.first().map_or("none".into(), format_name));
+    if let Some(w) = weight.and_then(operand) {
+        parts.push(format!("{}w", format_name(w)));
+    }
+    parts.push(what.into());
+    let text = format!("{GENERATION} {family:?} {}", spec.key());
+    parts.push(blake3::hash(text.as_bytes()).to_hex()[..12].to_string());
+    parts.join("_")
+}
+
+/// The name of a tensor's format: `f32`, `qd8` (a scale a token), `qc8` (a scale a channel), `qs8` (static).
+fn format_name(ty: &TensorType) -> String {
+    match &ty.elem {
+        Elem::Plain(t) => t.name().into(),
+        Elem::Quant(q) => {
+            let how = match q.granularity {
+                Granularity::Tensor => "qs",
+                Granularity::Axis(_) => "qc",
+                Granularity::Token => "qd",
+                Granularity::Group { .. } | Granularity::Block { .. } => "qb",
+            };
+            format!("{how}{}", q.bits)
+        }
+    }
+}
