@@ -18,10 +18,14 @@
 //! ```
 #![deny(missing_docs)]
 
+pub mod abi;
 mod binding;
 pub mod cpu;
+pub mod dylib;
 pub mod error;
 mod exec;
+#[cfg(feature = "template")]
+mod image;
 mod layout;
 pub mod memory;
 pub mod model;
@@ -32,6 +36,7 @@ mod shape_plan;
 pub mod tensor;
 pub mod weights;
 
+pub use dylib::{Artifact, ArtifactFile, ArtifactSession};
 pub use error::RuntimeError;
 pub use exec::StepTime;
 pub use model::{KernelSource, Model};

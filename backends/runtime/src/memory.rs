@@ -127,3 +127,67 @@ impl Drop for ExecMap {
         unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.len) };
     }
 }
+
+/// A file mapped for reading.
+#[derive(Debug)]
+pub struct FileMap {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is read only.
+unsafe impl Send for FileMap {}
+// SAFETY: as above.
+unsafe impl Sync for FileMap {}
+
+impl FileMap {
+    /// Maps the first `len` bytes of a file. As with every mapping, the file must not be cut while it is in use.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Io`] if the system refuses.
+    pub fn new(file: &std::fs::File, len: usize) -> Result<FileMap, RuntimeError> {
+        use std::os::fd::AsRawFd;
+        if len == 0 {
+            return Ok(FileMap {
+                ptr: NonNull::dangling(),
+                len,
+            });
+        }
+        // SAFETY: a fresh read-only mapping at an address of the kernel's choice.
+        let ptr = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if ptr == libc::MAP_FAILED {
+            return Err(RuntimeError::Io(format!(
+                "cannot map the file: {}",
+                std::io::Error::last_os_error()
+            )));
+        }
+        Ok(FileMap {
+            ptr: NonNull::new(ptr.cast()).expect("mmap never returns page zero"),
+            len,
+        })
+    }
+
+    /// The contents.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: mapped readable for `len` bytes (or dangling with no bytes).
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for FileMap {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: the mapping is owned and no slice of it is left.
+            unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.len) };
+        }
+    }
+}

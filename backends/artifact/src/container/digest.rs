@@ -26,7 +26,13 @@ pub(super) struct ChunkWriter<'a> {
 
 impl<'a> ChunkWriter<'a> {
     pub fn new(out: &'a mut dyn Write) -> Self {
-        ChunkWriter { out, hasher: blake3::Hasher::new(), in_chunk: 0, digests: Vec::new(), position: 0 }
+        ChunkWriter {
+            out,
+            hasher: blake3::Hasher::new(),
+            in_chunk: 0,
+            digests: Vec::new(),
+            position: 0,
+        }
     }
 
     /// Writes bytes that belong to chunks.

@@ -4,8 +4,8 @@ use super::{ANCHOR_LEN, ANCHOR_MAGIC, SEGMENT_ALIGN};
 use crate::error::ArtifactError;
 use object::elf::{
     EM_X86_64, ET_DYN, FileHeader64, PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader64, SHF_ALLOC, SHF_EXECINSTR,
-    SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB, STB_LOCAL, STT_FUNC, SectionFlags, SectionHeader64, SectionType, Sym64,
-    SymbolInfo, SymbolOther, SymbolSection,
+    SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB, STB_LOCAL, STT_FUNC, SectionFlags, SectionHeader64, SectionType,
+    Sym64, SymbolInfo, SymbolOther, SymbolSection,
 };
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, U16, U32, U64};
@@ -41,19 +41,28 @@ impl Template {
         let segments = header.program_headers(LE, bytes).map_err(bad)?.to_vec();
         let sections = header.section_headers(LE, bytes).map_err(bad)?.to_vec();
         let names = match header.section_strings_index(LE, bytes) {
-            Ok(index) => sections.get(index.0).and_then(|s| s.data(LE, bytes).ok()).unwrap_or(&[0]).to_vec(),
+            Ok(index) => sections
+                .get(index.0)
+                .and_then(|s| s.data(LE, bytes).ok())
+                .unwrap_or(&[0])
+                .to_vec(),
             Err(_) => vec![0],
         };
         if segments.iter().any(|s| s.p_type(LE) == PT_PHDR) {
             return Err(bad("it has a PT_PHDR, which the moved table would contradict"));
         }
         let anchor_offset = find_once(bytes)? as u64;
-        let anchor_vaddr = vaddr_of(&segments, anchor_offset).ok_or_else(|| bad("the anchor is in no segment"))?;
+        let anchor_vaddr =
+            vaddr_of(&segments, anchor_offset).ok_or_else(|| bad("the anchor is in no segment"))?;
         let loads = || segments.iter().filter(|s| s.p_type(LE) == PT_LOAD);
-        let top = loads().try_fold(0, |top: u64, s| Some(top.max(s.p_vaddr(LE).checked_add(s.p_memsz(LE))?)));
+        let top = loads().try_fold(0, |top: u64, s| {
+            Some(top.max(s.p_vaddr(LE).checked_add(s.p_memsz(LE))?))
+        });
         let append_offset = (bytes.len() as u64).checked_next_multiple_of(SEGMENT_ALIGN);
         // Not below the offset, so that `delta` is not negative.
-        let append_vaddr = top.zip(append_offset).and_then(|(t, o)| t.max(o).checked_next_multiple_of(SEGMENT_ALIGN));
+        let append_vaddr = top
+            .zip(append_offset)
+            .and_then(|(t, o)| t.max(o).checked_next_multiple_of(SEGMENT_ALIGN));
         match (append_offset, append_vaddr) {
             (Some(append_offset), Some(append_vaddr)) if loads().count() > 0 => Ok(Template {
                 anchor_offset,
@@ -71,7 +80,10 @@ impl Template {
 
 /// Offset of the anchor; its magic must occur exactly once.
 fn find_once(bytes: &[u8]) -> Result<usize, ArtifactError> {
-    let mut found = bytes.windows(ANCHOR_LEN).enumerate().filter(|(_, w)| w.starts_with(&ANCHOR_MAGIC));
+    let mut found = bytes
+        .windows(ANCHOR_LEN)
+        .enumerate()
+        .filter(|(_, w)| w.starts_with(&ANCHOR_MAGIC));
     match (found.next(), found.next()) {
         (Some((at, _)), None) => Ok(at),
         (None, _) => Err(bad("it has no anchor")),
@@ -82,7 +94,9 @@ fn find_once(bytes: &[u8]) -> Result<usize, ArtifactError> {
 fn vaddr_of(segments: &[Segment], offset: u64) -> Option<u64> {
     segments.iter().filter(|s| s.p_type(LE) == PT_LOAD).find_map(|s| {
         let inside = offset.checked_sub(s.p_offset(LE))?;
-        (inside < s.p_filesz(LE)).then(|| s.p_vaddr(LE).checked_add(inside)).flatten()
+        (inside < s.p_filesz(LE))
+            .then(|| s.p_vaddr(LE).checked_add(inside))
+            .flatten()
     })
 }
 
@@ -92,7 +106,10 @@ pub(super) type Range = (u64, u64, bool);
 impl Template {
     /// Number of program headers after three segments are added.
     pub fn segment_table_len(&self) -> usize {
-        self.segments.len().saturating_add(3).saturating_mul(size_of::<Segment>())
+        self.segments
+            .len()
+            .saturating_add(3)
+            .saturating_mul(size_of::<Segment>())
     }
 
     /// Virtual address minus file offset of the appended part.
@@ -102,7 +119,11 @@ impl Template {
 
     /// The new program header table: the three ranges as PT_LOADs behind the template's last one.
     pub fn segment_table(&self, added: [Range; 3]) -> Vec<u8> {
-        let last = self.segments.iter().rposition(|s| s.p_type(LE) == PT_LOAD).unwrap_or(0);
+        let last = self
+            .segments
+            .iter()
+            .rposition(|s| s.p_type(LE) == PT_LOAD)
+            .unwrap_or(0);
         let mut out = Vec::new();
         for (i, segment) in self.segments.iter().enumerate() {
             out.extend_from_slice(object::pod::bytes_of(segment));
@@ -143,7 +164,9 @@ impl Template {
         header.e_shnum = U16::new(LE, count(sections)?);
         header.e_shstrndx = U16::new(LE, SymbolSection(count(sections.saturating_sub(1))?));
         let bytes = object::pod::bytes_of(&header);
-        file.get_mut(..bytes.len()).ok_or_else(|| bad("it is too short"))?.copy_from_slice(bytes);
+        file.get_mut(..bytes.len())
+            .ok_or_else(|| bad("it is too short"))?
+            .copy_from_slice(bytes);
         Ok(())
     }
 }
@@ -173,7 +196,12 @@ impl SectionTable {
     }
 
     /// `functions`: name and offset in the code, sorted by offset. `offset`: where the table will stand.
-    pub fn new(template: &Template, functions: &[(String, u64)], code: (u64, u64), offset: u64) -> SectionTable {
+    pub fn new(
+        template: &Template,
+        functions: &[(String, u64)],
+        code: (u64, u64),
+        offset: u64,
+    ) -> SectionTable {
         let code_index = template.sections.len();
         let mut strings = vec![0u8];
         let mut symbols = object::pod::bytes_of(&Sym64::<LittleEndian>::default()).to_vec();
@@ -230,13 +258,20 @@ impl SectionTable {
         };
         let strtab = part(strtab_name, SHT_STRTAB, strings_at, strings.len());
         let shstrtab = part(shstrtab_name, SHT_STRTAB, names_at, names.len());
-        let all = template.sections.iter().chain([&code_section, &symtab, &strtab, &shstrtab]);
+        let all = template
+            .sections
+            .iter()
+            .chain([&code_section, &symtab, &strtab, &shstrtab]);
         let mut count = 0usize;
         for section in all {
             bytes.extend_from_slice(object::pod::bytes_of(section));
             count = count.saturating_add(1);
         }
-        SectionTable { bytes, table_at, count }
+        SectionTable {
+            bytes,
+            table_at,
+            count,
+        }
     }
 }
 

@@ -60,7 +60,13 @@ pub struct AnchorFields {
 impl AnchorFields {
     /// The fields and their checksum, as they stand behind the magic.
     pub fn encode(&self) -> [u64; 6] {
-        let fields = [self.self_vaddr, self.delta, self.index_vaddr, self.end_vaddr, self.reserved];
+        let fields = [
+            self.self_vaddr,
+            self.delta,
+            self.index_vaddr,
+            self.end_vaddr,
+            self.reserved,
+        ];
         let [a, b, c, d, e] = fields;
         [a, b, c, d, e, Self::checksum(&fields)]
     }
@@ -68,7 +74,13 @@ impl AnchorFields {
     /// Reads the fields; `None` if the checksum differs (an unfilled template, or damage).
     pub fn decode(words: &[u64; 6]) -> Option<AnchorFields> {
         let [self_vaddr, delta, index_vaddr, end_vaddr, reserved, check] = *words;
-        let fields = AnchorFields { self_vaddr, delta, index_vaddr, end_vaddr, reserved };
+        let fields = AnchorFields {
+            self_vaddr,
+            delta,
+            index_vaddr,
+            end_vaddr,
+            reserved,
+        };
         let sum = Self::checksum(&[self_vaddr, delta, index_vaddr, end_vaddr, reserved]);
         (sum == check && index_vaddr < end_vaddr).then_some(fields)
     }

@@ -31,11 +31,17 @@ pub fn read(bytes: &[u8]) -> Result<ArtifactView<'_>, ArtifactError> {
     if !bytes.starts_with(b"\x7fELF") {
         return Err(ArtifactError::NotAnArtifact("it is not a shared library".into()));
     }
-    let trailer = bytes.len().checked_sub(TRAILER_LEN).and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+    let trailer = bytes
+        .len()
+        .checked_sub(TRAILER_LEN)
+        .and_then(|at| bytes.get(at..))
+        .unwrap_or(&[]);
     let (file_len, index_offset) = Tail::locate(trailer)?;
     if file_len != bytes.len() as u64 {
         let found = bytes.len();
-        return Err(ArtifactError::corrupt(format!("it has {found} bytes, its trailer says {file_len}")));
+        return Err(ArtifactError::corrupt(format!(
+            "it has {found} bytes, its trailer says {file_len}"
+        )));
     }
     let tail_bytes = usize::try_from(index_offset).ok().and_then(|at| bytes.get(at..));
     let tail = Tail::parse(tail_bytes.ok_or_else(|| ArtifactError::corrupt("the index lies outside"))?)?;
@@ -55,13 +61,22 @@ pub fn read(bytes: &[u8]) -> Result<ArtifactView<'_>, ArtifactError> {
     let manifest = manifest::decode(encoded)?;
     crate::validate(&manifest)?;
     let agree = |segment: &Option<manifest::Segment>, (offset, length): (u64, u64)| {
-        segment.as_ref().is_some_and(|s| (s.offset, s.length) == (offset, length))
+        segment
+            .as_ref()
+            .is_some_and(|s| (s.offset, s.length) == (offset, length))
     };
     if !agree(&manifest.code, tail.index.code) || !agree(&manifest.weights, tail.index.weights) {
         return Err(ArtifactError::corrupt("manifest and index disagree"));
     }
     let weights = part(tail.index.weights)?;
-    Ok(ArtifactView { manifest, code, weights, root: tail.root, bytes, tail })
+    Ok(ArtifactView {
+        manifest,
+        code,
+        weights,
+        root: tail.root,
+        bytes,
+        tail,
+    })
 }
 
 fn check_anchor(anchor: &[u8], tail: &Tail) -> Result<(), ArtifactError> {
@@ -76,7 +91,9 @@ fn check_anchor(anchor: &[u8], tail: &Tail) -> Result<(), ArtifactError> {
             && f.delta == tail.index.delta
             && f.index_vaddr == tail.index.index_vaddr
     });
-    fields.map(|_| ()).ok_or_else(|| ArtifactError::corrupt("the anchor differs"))
+    fields
+        .map(|_| ())
+        .ok_or_else(|| ArtifactError::corrupt("the anchor differs"))
 }
 
 impl ArtifactView<'_> {
@@ -103,14 +120,18 @@ impl ArtifactView<'_> {
         let work = || {
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some((chunk, digest)) = chunks.get(i).zip(self.tail.digests.get(i)) else { return };
+                let Some((chunk, digest)) = chunks.get(i).zip(self.tail.digests.get(i)) else {
+                    return;
+                };
                 if hash(chunk) != *digest {
                     first_bad.fetch_min(i, Ordering::Relaxed);
                 }
             }
         };
         // Threads pay off from about 16 MiB on.
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(chunks.len() / 16);
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(chunks.len() / 16);
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 scope.spawn(work);

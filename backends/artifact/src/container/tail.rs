@@ -60,7 +60,9 @@ impl Index {
     }
 
     fn decode(bytes: &[u8]) -> Option<Index> {
-        let mut words = bytes.chunks_exact(8).map(|c| c.try_into().map_or(0, u64::from_le_bytes));
+        let mut words = bytes
+            .chunks_exact(8)
+            .map(|c| c.try_into().map_or(0, u64::from_le_bytes));
         let mut next = || words.next();
         Some(Index {
             manifest: (next()?, next()?),
@@ -111,14 +113,18 @@ impl Tail {
 
     /// Length of the end of a file with that many digests.
     pub(super) fn encoded_len(digests: u64) -> Option<u64> {
-        digests.checked_mul(32)?.checked_add((INDEX_LEN as u64).checked_add(TRAILER_LEN as u64)?)
+        digests
+            .checked_mul(32)?
+            .checked_add((INDEX_LEN as u64).checked_add(TRAILER_LEN as u64)?)
     }
 
     /// Reads the trailer, the last [`TRAILER_LEN`] bytes: the file's length and the offset of the index.
     pub(super) fn locate(trailer: &[u8]) -> Result<(u64, u64), ArtifactError> {
         let (magic, rest) = trailer.split_at_checked(8).unwrap_or((&[], &[]));
         if trailer.len() != TRAILER_LEN || magic != TRAILER_MAGIC {
-            return Err(ArtifactError::NotAnArtifact("the trailer is missing (cut off, or another kind of file)".into()));
+            return Err(ArtifactError::NotAnArtifact(
+                "the trailer is missing (cut off, or another kind of file)".into(),
+            ));
         }
         let word = |at: usize| {
             let bytes = rest.get(at..).and_then(|b| b.first_chunk::<8>());
@@ -142,7 +148,9 @@ impl Tail {
         let at = bytes.len().checked_sub(TRAILER_LEN);
         let trailer = at.and_then(|at| bytes.get(at..)).unwrap_or(&[]);
         let (file_len, index_offset) = Tail::locate(trailer)?;
-        let (covered, root) = bytes.split_last_chunk::<32>().ok_or_else(|| ArtifactError::corrupt("too short"))?;
+        let (covered, root) = bytes
+            .split_last_chunk::<32>()
+            .ok_or_else(|| ArtifactError::corrupt("too short"))?;
         if hash(covered) != *root {
             return Err(ArtifactError::corrupt("the root digest differs"));
         }
@@ -150,8 +158,15 @@ impl Tail {
         let index = index.ok_or_else(|| ArtifactError::corrupt("the index is cut off"))?;
         let table = at.and_then(|at| bytes.get(INDEX_LEN..at)).unwrap_or(&[]);
         let digests: Vec<Digest> = table.as_chunks().0.to_vec();
-        let tail = Tail { index, digests, file_len, index_offset, root: *root };
-        tail.check(bytes.len() as u64).ok_or_else(|| ArtifactError::corrupt("the index contradicts itself"))?;
+        let tail = Tail {
+            index,
+            digests,
+            file_len,
+            index_offset,
+            root: *root,
+        };
+        tail.check(bytes.len() as u64)
+            .ok_or_else(|| ArtifactError::corrupt("the index contradicts itself"))?;
         Ok(tail)
     }
 

@@ -27,7 +27,10 @@ impl WeightsLayout {
     /// [`ArtifactError::TooLarge`] if the offsets overflow.
     pub fn push(&mut self, bytes: u64) -> Result<u64, ArtifactError> {
         let too_large = || ArtifactError::TooLarge("the weights".into());
-        let offset = self.len.checked_next_multiple_of(ALIGN as u64).ok_or_else(too_large)?;
+        let offset = self
+            .len
+            .checked_next_multiple_of(ALIGN as u64)
+            .ok_or_else(too_large)?;
         self.len = offset.checked_add(bytes).ok_or_else(too_large)?;
         Ok(offset)
     }
@@ -89,15 +92,33 @@ pub fn write(
     let functions = functions(manifest);
     // Offsets have a fixed width in the encoding, so that a first encoding tells the length of the final one.
     let mut manifest = manifest.clone();
-    manifest.code = Some(Segment { offset: 1, length: code.len() as u64 });
-    manifest.weights = Some(Segment { offset: 1, length: layout.len() });
+    manifest.code = Some(Segment {
+        offset: 1,
+        length: code.len() as u64,
+    });
+    manifest.weights = Some(Segment {
+        offset: 1,
+        length: layout.len(),
+    });
     crate::validate(&manifest)?;
     let manifest_len = manifest::encode(&manifest).len() as u64;
     let sections_len = SectionTable::new(&parsed, &functions, (0, code.len() as u64), 0).len();
-    let places = places(&parsed, manifest_len, sections_len, code.len() as u64, layout.len())
-        .ok_or_else(|| ArtifactError::TooLarge("the artifact".into()))?;
-    manifest.code = Some(Segment { offset: places.code.0, length: places.code.1 });
-    manifest.weights = Some(Segment { offset: places.weights.0, length: places.weights.1 });
+    let places = places(
+        &parsed,
+        manifest_len,
+        sections_len,
+        code.len() as u64,
+        layout.len(),
+    )
+    .ok_or_else(|| ArtifactError::TooLarge("the artifact".into()))?;
+    manifest.code = Some(Segment {
+        offset: places.code.0,
+        length: places.code.1,
+    });
+    manifest.weights = Some(Segment {
+        offset: places.weights.0,
+        length: places.weights.1,
+    });
     let manifest = manifest::encode(&manifest);
     let sections = SectionTable::new(&parsed, &functions, places.code, places.sections);
 
@@ -106,7 +127,11 @@ pub fn write(
     out.pad_to(parsed.append_offset)?;
     let weights_end = places.file_len.saturating_sub(places.weights.0);
     out.put(&parsed.segment_table([
-        (parsed.append_offset, places.meta_end.saturating_sub(parsed.append_offset), false),
+        (
+            parsed.append_offset,
+            places.meta_end.saturating_sub(parsed.append_offset),
+            false,
+        ),
         (places.code.0, places.code.1.max(1), true),
         (places.weights.0, weights_end, false),
     ]))?;
@@ -119,7 +144,10 @@ pub fn write(
     out.pad_to(places.weights.0)?;
     out.end_chunk();
     for slice in weights {
-        let at = out.position.checked_next_multiple_of(ALIGN as u64).unwrap_or(u64::MAX);
+        let at = out
+            .position
+            .checked_next_multiple_of(ALIGN as u64)
+            .unwrap_or(u64::MAX);
         out.pad_to(at)?;
         out.put(slice)?;
     }
@@ -140,11 +168,20 @@ pub fn write(
         core: *core.finalize().as_bytes(),
     };
     let digests = std::mem::take(&mut out.digests);
-    let tail = Tail { index, digests, file_len: places.file_len, index_offset: places.index, root: [0; 32] };
+    let tail = Tail {
+        index,
+        digests,
+        file_len: places.file_len,
+        index_offset: places.index,
+        root: [0; 32],
+    };
     let tail = tail.encode();
     out.put_uncovered(&tail)?;
     let root = tail.last_chunk::<32>().copied().unwrap_or_default();
-    Ok(Written { file_len: out.position, root })
+    Ok(Written {
+        file_len: out.position,
+        root,
+    })
 }
 
 /// Symbols of the kernels: our names, never the model's.
@@ -161,7 +198,9 @@ fn functions(manifest: &Manifest) -> Vec<(String, u64)> {
 
 fn places(template: &Template, manifest: u64, sections: u64, code: u64, weights: u64) -> Option<Places> {
     let next = |at: u64, align: u64| at.checked_next_multiple_of(align);
-    let table_end = template.append_offset.checked_add(template.segment_table_len() as u64)?;
+    let table_end = template
+        .append_offset
+        .checked_add(template.segment_table_len() as u64)?;
     let manifest = (next(table_end, 64)?, manifest);
     let sections_at = next(manifest.0.checked_add(manifest.1)?, 64)?;
     let meta_end = sections_at.checked_add(sections)?;
@@ -174,7 +213,17 @@ fn places(template: &Template, manifest: u64, sections: u64, code: u64, weights:
     let tail = Tail::encoded_len(head_chunks.checked_add(weight_chunks)?)?;
     let file_len = index.checked_add(tail)?;
     let sections = sections_at;
-    Some(Places { manifest, sections, meta_end, code, weights, index, head_chunks, weight_chunks, file_len })
+    Some(Places {
+        manifest,
+        sections,
+        meta_end,
+        code,
+        weights,
+        index,
+        head_chunks,
+        weight_chunks,
+        file_len,
+    })
 }
 
 /// The template with its header and its anchor filled in.
