@@ -4,8 +4,8 @@ use super::{ANCHOR_LEN, ANCHOR_MAGIC, SEGMENT_ALIGN};
 use crate::error::ArtifactError;
 use object::elf::{
     EM_X86_64, ET_DYN, FileHeader64, PF_R, PF_X, PT_LOAD, PT_PHDR, ProgramHeader64, SHF_ALLOC, SHF_EXECINSTR,
-    SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB, STB_LOCAL, STT_FUNC, SectionFlags, SectionHeader64, SectionType,
-    Sym64, SymbolInfo, SymbolOther, SymbolSection,
+    SHT_NULL, SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB, STB_LOCAL, STT_FUNC, SectionFlags, SectionHeader64,
+    SectionType, Sym64, SymbolInfo, SymbolOther, SymbolSection,
 };
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, U16, U32, U64};
@@ -202,7 +202,10 @@ impl SectionTable {
         code: (u64, u64),
         offset: u64,
     ) -> SectionTable {
-        let code_index = template.sections.len();
+        // Section 0 stands for "undefined"; a template without sections lacks even that.
+        let undefined = part(0, SHT_NULL, 0, 0);
+        let undefined = template.sections.is_empty().then_some(&undefined);
+        let code_index = template.sections.len().max(1);
         let mut strings = vec![0u8];
         let mut symbols = object::pod::bytes_of(&Sym64::<LittleEndian>::default()).to_vec();
         for (i, (name, start)) in functions.iter().enumerate() {
@@ -222,7 +225,7 @@ impl SectionTable {
         let [code_name, symtab_name, strtab_name, shstrtab_name] = labels;
 
         let symbol_count = functions.len().saturating_add(1);
-        let (symbols_at, strings_at) = (0, symbols.len());
+        let strings_at = symbols.len();
         let names_at = strings_at.saturating_add(strings.len());
         let mut bytes = symbols;
         bytes.extend_from_slice(&strings);
@@ -230,38 +233,37 @@ impl SectionTable {
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         let table_at = bytes.len() as u64;
 
-        let part = |name: u32, kind: SectionType, at: usize, len: usize| Section {
-            sh_name: U32::new(LE, name),
-            sh_type: U32::new(LE, kind),
-            sh_offset: U64::new(LE, offset.saturating_add(at as u64)),
-            sh_size: U64::new(LE, len as u64),
-            sh_addralign: U64::new(LE, 1),
-            sh_flags: U64::new(LE, SectionFlags(0)),
-            sh_addr: U64::new(LE, 0),
-            sh_link: U32::new(LE, 0),
-            sh_info: U32::new(LE, 0),
-            sh_entsize: U64::new(LE, 0),
-        };
         let code_section = Section {
             sh_flags: U64::new(LE, SHF_ALLOC | SHF_EXECINSTR),
             sh_addr: U64::new(LE, code.0.wrapping_add(template.delta())),
-            sh_offset: U64::new(LE, code.0),
             sh_addralign: U64::new(LE, 64),
-            ..part(code_name, SHT_PROGBITS, 0, code.1 as usize)
+            ..part(code_name, SHT_PROGBITS, code.0, code.1 as usize)
         };
         let symtab = Section {
             sh_link: U32::new(LE, code_index.saturating_add(2) as u32),
             sh_info: U32::new(LE, symbol_count as u32),
             sh_entsize: U64::new(LE, size_of::<Sym64<LittleEndian>>() as u64),
             sh_addralign: U64::new(LE, 8),
-            ..part(symtab_name, SHT_SYMTAB, symbols_at, strings_at)
+            ..part(symtab_name, SHT_SYMTAB, offset, strings_at)
         };
-        let strtab = part(strtab_name, SHT_STRTAB, strings_at, strings.len());
-        let shstrtab = part(shstrtab_name, SHT_STRTAB, names_at, names.len());
-        let all = template
-            .sections
-            .iter()
-            .chain([&code_section, &symtab, &strtab, &shstrtab]);
+        let strtab = part(
+            strtab_name,
+            SHT_STRTAB,
+            offset.saturating_add(strings_at as u64),
+            strings.len(),
+        );
+        let shstrtab = part(
+            shstrtab_name,
+            SHT_STRTAB,
+            offset.saturating_add(names_at as u64),
+            names.len(),
+        );
+        let all = undefined.into_iter().chain(&template.sections).chain([
+            &code_section,
+            &symtab,
+            &strtab,
+            &shstrtab,
+        ]);
         let mut count = 0usize;
         for section in all {
             bytes.extend_from_slice(object::pod::bytes_of(section));
@@ -272,6 +274,22 @@ impl SectionTable {
             table_at,
             count,
         }
+    }
+}
+
+/// A section that is not loaded.
+fn part(name: u32, kind: SectionType, offset: u64, len: usize) -> Section {
+    Section {
+        sh_name: U32::new(LE, name),
+        sh_type: U32::new(LE, kind),
+        sh_flags: U64::new(LE, SectionFlags(0)),
+        sh_addr: U64::new(LE, 0),
+        sh_offset: U64::new(LE, offset),
+        sh_size: U64::new(LE, len as u64),
+        sh_link: U32::new(LE, 0),
+        sh_info: U32::new(LE, 0),
+        sh_addralign: U64::new(LE, u64::from(kind != SHT_NULL)),
+        sh_entsize: U64::new(LE, 0),
     }
 }
 
