@@ -5,6 +5,7 @@ pub mod diag;
 pub mod eval;
 pub mod graph;
 pub mod module;
+pub mod numeric;
 pub mod ops;
 pub mod patch;
 pub mod quant;
@@ -14,6 +15,7 @@ pub mod side;
 pub mod target;
 pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use graph::{ConstId, Graph, GraphId, Layout, Loc, Node, NodeId, Port, ValueDef, ValueId};
 pub use module::{Const, Module, Phase};

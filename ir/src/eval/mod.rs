@@ -4,16 +4,22 @@
 //! bodies are executed statement by statement in the statement's type, exactly as generated code does, with the
 //! reduction order of [`crate::scalar::ReduceKind`].
 
+mod anchor;
 pub mod attention;
 pub mod convolution;
+mod graph;
+pub(crate) mod lanes;
 pub mod matmul;
 pub mod movement;
 pub mod norms;
 pub mod points;
 pub mod quantization;
 pub mod reduction;
+pub mod region;
 mod tensor;
+pub(crate) mod walk;
 
+pub use graph::{ReferenceExecutor, bind_symbols, run};
 pub use tensor::{Data, Tensor};
 
 use crate::module::Module;

@@ -35,25 +35,26 @@ pub struct Tensor {
 macro_rules! each {
     ($data:expr, $v:ident => $e:expr) => {
         match $data {
-            Data::F64($v) => $e,
-            Data::F32($v) => $e,
-            Data::F16($v) => $e,
-            Data::BF16($v) => $e,
-            Data::I64($v) => $e,
-            Data::I32($v) => $e,
-            Data::I16($v) => $e,
-            Data::I8($v) => $e,
-            Data::U64($v) => $e,
-            Data::U32($v) => $e,
-            Data::U16($v) => $e,
-            Data::U8($v) => $e,
-            Data::Bool($v) => $e,
+            $crate::eval::Data::F64($v) => $e,
+            $crate::eval::Data::F32($v) => $e,
+            $crate::eval::Data::F16($v) => $e,
+            $crate::eval::Data::BF16($v) => $e,
+            $crate::eval::Data::I64($v) => $e,
+            $crate::eval::Data::I32($v) => $e,
+            $crate::eval::Data::I16($v) => $e,
+            $crate::eval::Data::I8($v) => $e,
+            $crate::eval::Data::U64($v) => $e,
+            $crate::eval::Data::U32($v) => $e,
+            $crate::eval::Data::U16($v) => $e,
+            $crate::eval::Data::U8($v) => $e,
+            $crate::eval::Data::Bool($v) => $e,
         }
     };
 }
+pub(crate) use each;
 
 /// A Rust type that is a machine element type.
-pub trait Native: Copy + 'static {
+pub trait Native: Copy + Send + Sync + 'static {
     /// The machine type.
     const TYPE: ScalarType;
     /// The elements of a tensor of this type.

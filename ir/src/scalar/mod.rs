@@ -11,9 +11,11 @@
 //! `Cast` from float to integer truncates towards zero and saturates; NaN becomes 0.
 
 mod build;
+mod check;
 mod expand;
 
 pub use build::BodyBuilder;
+pub use check::{check_body, check_stmt};
 pub use expand::expand;
 
 use crate::types::{Dim, ScalarType};
@@ -58,13 +60,20 @@ impl ScalarConst {
             bits: (v as u64) & mask,
         }
     }
+    /// Whether the bits lie within the width of the type (a bool is 0 or 1).
+    pub fn fits(&self) -> bool {
+        match self.ty {
+            ScalarType::Bool => self.bits <= 1,
+            ty => ty.size() == 8 || self.bits >> (8 * ty.size()) == 0,
+        }
+    }
     /// The constant of type `ty` nearest to `v`.
     pub fn from_f64(ty: ScalarType, v: f64) -> Self {
         let bits = match ty {
             ScalarType::F64 => v.to_bits(),
             ScalarType::F32 => u64::from((v as f32).to_bits()),
-            ScalarType::F16 => u64::from(half::f16::from_f64(v).to_bits()),
-            ScalarType::BF16 => u64::from(half::bf16::from_f64(v).to_bits()),
+            ScalarType::F16 => u64::from(crate::numeric::f16_from_f64(v).to_bits()),
+            ScalarType::BF16 => u64::from(crate::numeric::bf16_from_f64(v).to_bits()),
             _ => return ScalarConst::int(ty, v as i64),
         };
         ScalarConst { ty, bits }

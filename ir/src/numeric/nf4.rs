@@ -1,0 +1,34 @@
+//! NormalFloat-4 (Dettmers et al. 2023, appendix E): sixteen quantiles of the normal distribution, scaled to [-1, 1].
+
+/// The values of the codes 0 to 15, ascending.
+pub const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_800_998_687_7,
+    -0.525_073_051_452_636_7,
+    -0.394_917_488_098_144_53,
+    -0.284_441_381_692_886_35,
+    -0.184_773_430_228_233_34,
+    -0.091_050_036_251_544_95,
+    0.0,
+    0.079_580_299_556_255_34,
+    0.160_930_201_411_247_25,
+    0.246_112_301_945_686_34,
+    0.337_915_241_718_292_24,
+    0.440_709_829_330_444_34,
+    0.562_617_003_917_694_1,
+    0.722_956_836_223_602_3,
+    1.0,
+];
+
+/// The code of `x` (already divided by its block's absolute maximum): the nearest value; exactly between two, the
+/// lower code. NaN gives code 0.
+pub fn nf4_encode(x: f32) -> u8 {
+    // The midpoint of two f32 is exact in f64 (their exponents differ by less than 29).
+    let above = |pair: &[f32]| f64::from(x) > (f64::from(pair[0]) + f64::from(pair[1])) / 2.0;
+    NF4.windows(2).filter(|p| above(p)).count() as u8
+}
+
+/// The value of a code; only the low four bits count.
+pub fn nf4_decode(code: u8) -> f32 {
+    NF4[usize::from(code & 15)]
+}

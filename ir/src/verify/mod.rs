@@ -1,0 +1,3 @@
+//! The verifier.
+
+pub mod region;
