@@ -17,8 +17,13 @@ const VERSION_SCRIPT: &str = "{ global: rsqc_model_api; local: *; };\n";
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    let manifest_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
-    let root = manifest_dir.ancestors().nth(2).ok_or("the crate lies in no workspace")?.to_path_buf();
+    let manifest_dir =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
+    let root = manifest_dir
+        .ancestors()
+        .nth(2)
+        .ok_or("the crate lies in no workspace")?
+        .to_path_buf();
     let template = out.join("template.so");
 
     println!("cargo::rerun-if-env-changed=RSQC_TEMPLATE");
@@ -53,8 +58,24 @@ fn build_archive(root: &Path, target_dir: &Path) -> Result<PathBuf> {
     let triple = env::var("TARGET")?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["rustc", "--quiet", "-p", "rsqc-runtime", "--lib", "--features", "template"]);
-    command.args(["--crate-type", "staticlib", "--profile", "artifact", "--locked", "--target", &triple]);
+    command.current_dir(root).args([
+        "rustc",
+        "--quiet",
+        "-p",
+        "rsqc-runtime",
+        "--lib",
+        "--features",
+        "template",
+    ]);
+    command.args([
+        "--crate-type",
+        "staticlib",
+        "--profile",
+        "artifact",
+        "--locked",
+        "--target",
+        &triple,
+    ]);
     command.arg("--target-dir").arg(target_dir);
     if env::var_os("CARGO_NET_OFFLINE").is_some_and(|v| v == "true" || v == "1") {
         command.arg("--offline");
@@ -62,13 +83,22 @@ fn build_archive(root: &Path, target_dir: &Path) -> Result<PathBuf> {
     clean_environment(&mut command);
     command.env("CARGO_ENCODED_RUSTFLAGS", remap_flags(root, target_dir));
     run(&mut command, "building the runtime")?;
-    Ok(target_dir.join(&triple).join("artifact").join("librsqc_runtime.a"))
+    Ok(target_dir
+        .join(&triple)
+        .join("artifact")
+        .join("librsqc_runtime.a"))
 }
 
 /// What the outer build sets must not leak into every artifact: wrappers (clippy's driver), sanitizer, coverage and
 /// `target-cpu` flags, profiles.
 fn clean_environment(command: &mut Command) {
-    const KEEP: [&str; 5] = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_"];
+    const KEEP: [&str; 5] = [
+        "CARGO_HOME",
+        "CARGO_NET_",
+        "CARGO_HTTP_",
+        "CARGO_REGISTRIES_",
+        "CARGO_REGISTRY_",
+    ];
     const DROP: [&str; 12] = [
         "RUSTC",
         "RUSTDOC",
@@ -122,7 +152,10 @@ fn link(archive: &Path, out: &Path, template: &Path) -> Result<()> {
     let mut version = OsString::from("-Wl,--version-script=");
     version.push(&script);
     let mut command = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
-    command.args(["-shared", "-static-libgcc", "-o"]).arg(template).arg(version);
+    command
+        .args(["-shared", "-static-libgcc", "-o"])
+        .arg(template)
+        .arg(version);
     command.args([
         // Nothing else refers to the archive's members.
         "-Wl,-u,rsqc_model_api",
@@ -142,6 +175,12 @@ fn link(archive: &Path, out: &Path, template: &Path) -> Result<()> {
 }
 
 fn run(command: &mut Command, what: &str) -> Result<()> {
-    let status = command.status().map_err(|e| format!("{what}: cannot start {:?}: {e}", command.get_program()))?;
-    if status.success() { Ok(()) } else { Err(format!("{what} failed ({status})").into()) }
+    let status = command
+        .status()
+        .map_err(|e| format!("{what}: cannot start {:?}: {e}", command.get_program()))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{what} failed ({status})").into())
+    }
 }
