@@ -1,1 +1,4 @@
-//! rsqc
+//! rsqc: the compiler as a library, and the command line over it.
+#![deny(missing_docs)]
+
+pub mod template;
