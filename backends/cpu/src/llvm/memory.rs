@@ -41,6 +41,13 @@ impl<'c> Emit<'c> {
         self.at(base, self.mul(index, self.i64(i64::from(size))))
     }
 
+    /// The same address, as a value that loop optimisation does not look through. Several such bases with one common
+    /// offset stay several registers with one index, instead of being chained by additions from one to the next.
+    pub fn opaque(&self, address: Ptr<'c>) -> Ptr<'c> {
+        let types = [self.ptr_type().into()];
+        self.intrinsic("llvm.launder.invariant.group", &types, &[address.into()]).into_pointer_value()
+    }
+
     /// Loads one element (naturally aligned or not).
     pub fn load_scalar<T: TryFrom<Any<'c>>>(&self, elem: Elem, from: Ptr<'c>) -> T {
         cast(self.load_aligned(self.scalar_type(elem), from, 1))

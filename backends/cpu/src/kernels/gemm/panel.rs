@@ -1,54 +1,137 @@
 //! Packing a panel of a run-time B into scratch, in the form of [`crate::pack`]: K rows of 64 floats.
+//!
+//! Adjoining columns are copied as vectors. Where k adjoins instead (a transposed B), squares of 16 x 16 are turned in
+//! registers. Other strides, and what is left of K behind the squares, go element by element.
 
-use crate::llvm::{Elem, Emit, Float, Int, IntCmp, Lanes, Ptr};
+use crate::llvm::{Elem, Emit, Float, Int, IntCmp, Lanes, Ptr, Vector};
 use crate::pack::{BLOCK, PANEL};
 
-/// Packs `columns` (at most 64) columns of `k` floats each, read with strides `(k, n)` in bytes; the missing columns
-/// become 0. Adjoining columns are copied as vectors, other strides element by element.
+/// Side of a square that is turned in registers.
+const SIDE: u32 = BLOCK as u32;
+
+/// Bytes of a packed row.
+const ROW: i64 = 4 * PANEL as i64;
+
+/// Packs `columns` (1 to 64) columns of `k` floats each, read with strides `(k, n)` in bytes; the missing columns
+/// become 0.
 pub(super) fn pack_panel<'c>(
     e: &Emit<'c>,
     from: Ptr<'c>,
-    (k_stride, n_stride): (Int<'c>, Int<'c>),
+    strides: (Int<'c>, Int<'c>),
     (k, columns): (Int<'c>, Int<'c>),
     to: Ptr<'c>,
 ) {
-    let row_bytes = 4 * PANEL as i64;
-    let one = e.i64(1);
-    let block = e.i64(BLOCK as i64);
-    let adjoin = e.icmp(IntCmp::EQ, n_stride, e.i64(4));
+    let panel = Panel {
+        e,
+        from,
+        k_stride: strides.0,
+        n_stride: strides.1,
+        k,
+        columns,
+        to,
+    };
+    let float = e.i64(4);
     e.if_else(
-        adjoin,
+        e.icmp(IntCmp::EQ, panel.n_stride, float),
+        || panel.copy_rows(),
         || {
-            e.for_range(e.i64(0), k, one, |row| {
-                let from = e.at(from, e.mul(row, k_stride));
-                let to = e.at(to, e.mul(row, e.i64(row_bytes)));
-                e.for_range(e.i64(0), e.i64(PANEL as i64), block, |column| {
-                    let left = e.imax(e.imin(e.sub(columns, column), block), e.i64(0));
-                    let value = e.load(
-                        Elem::F32,
-                        BLOCK as u32,
-                        e.at_index(from, column, 4),
-                        Lanes::First(left),
-                    );
-                    e.store_aligned(value, e.at_index(to, column, 4), 64);
-                });
-            });
-        },
-        || {
-            e.for_range(e.i64(0), columns, one, |column| {
-                let from = e.at(from, e.mul(column, n_stride));
-                let to = e.at_index(to, column, 4);
-                e.for_range(e.i64(0), k, one, |row| {
-                    let value: Float<'c> = e.load_scalar(Elem::F32, e.at(from, e.mul(row, k_stride)));
-                    e.store_scalar(value, e.at(to, e.mul(row, e.i64(row_bytes))));
-                });
-            });
-            e.for_range(columns, e.i64(PANEL as i64), one, |column| {
-                let to = e.at_index(to, column, 4);
-                e.for_range(e.i64(0), k, one, |row| {
-                    e.store_scalar(e.f32(0.0), e.at(to, e.mul(row, e.i64(row_bytes))));
-                });
-            });
+            let k_adjoins = e.icmp(IntCmp::EQ, panel.k_stride, float);
+            let squares = e.and(k, e.i64(-i64::from(SIDE)));
+            let turned = e.select(k_adjoins, squares, e.i64(0));
+            panel.turn_squares(turned);
+            panel.copy_elements(turned);
         },
     );
+}
+
+struct Panel<'a, 'c> {
+    e: &'a Emit<'c>,
+    from: Ptr<'c>,
+    k_stride: Int<'c>,
+    n_stride: Int<'c>,
+    k: Int<'c>,
+    columns: Int<'c>,
+    to: Ptr<'c>,
+}
+
+impl<'c> Panel<'_, 'c> {
+    /// Where element `(k, column)` is, and where it goes.
+    fn addresses(&self, k: Int<'c>, column: Int<'c>) -> (Ptr<'c>, Ptr<'c>) {
+        let e = self.e;
+        let from = e.at(
+            e.at(self.from, e.mul(k, self.k_stride)),
+            e.mul(column, self.n_stride),
+        );
+        (from, e.at_index(e.at(self.to, e.mul(k, e.i64(ROW))), column, 4))
+    }
+
+    fn copy_rows(&self) {
+        let e = self.e;
+        let block = e.i64(BLOCK as i64);
+        e.for_range(e.i64(0), self.k, e.i64(1), |row| {
+            e.for_range(e.i64(0), e.i64(PANEL as i64), block, |column| {
+                let (from, to) = self.addresses(row, column);
+                let left = e.imax(e.imin(e.sub(self.columns, column), block), e.i64(0));
+                let value = e.load(Elem::F32, BLOCK as u32, from, Lanes::First(left));
+                e.store_aligned(value, to, 64);
+            });
+        });
+    }
+
+    /// Rows `0..end`, a multiple of 16.
+    fn turn_squares(&self, end: Int<'c>) {
+        let e = self.e;
+        let side = e.i64(i64::from(SIDE));
+        let last = e.sub(self.columns, e.i64(1));
+        e.for_range(e.i64(0), e.i64(PANEL as i64), side, |first| {
+            e.for_range(e.i64(0), end, side, |row| {
+                let columns = (0..SIDE).map(|i| {
+                    let column = e.add(first, e.i64(i64::from(i)));
+                    // A column that is missing reads the last one again, so that the load stays in bounds.
+                    let (from, _) = self.addresses(row, e.imin(column, last));
+                    let value = e.load(Elem::F32, SIDE, from, Lanes::All);
+                    let exists = e.icmp(IntCmp::SLT, column, self.columns);
+                    e.select(exists, value, e.f32s(0.0, SIDE))
+                });
+                let (_, to) = self.addresses(row, first);
+                for (i, line) in transpose(e, columns.collect()).into_iter().enumerate() {
+                    e.store_aligned(line, e.at_const(to, i as i64 * ROW), 64);
+                }
+            });
+        });
+    }
+
+    /// Rows `start..k`.
+    fn copy_elements(&self, start: Int<'c>) {
+        let e = self.e;
+        let one = e.i64(1);
+        e.for_range(e.i64(0), self.columns, one, |column| {
+            e.for_range(start, self.k, one, |row| {
+                let (from, to) = self.addresses(row, column);
+                e.store_scalar(e.load_scalar::<Float<'c>>(Elem::F32, from), to);
+            });
+        });
+        e.for_range(self.columns, e.i64(PANEL as i64), one, |column| {
+            e.for_range(start, self.k, one, |row| {
+                let (_, to) = self.addresses(row, column);
+                e.store_scalar(e.f32(0.0), to);
+            });
+        });
+    }
+}
+
+/// Turns a square: four rounds, each of which interleaves line `i` with line `i + 8`.
+fn transpose<'c>(e: &Emit<'c>, mut lines: Vec<Vector<'c>>) -> Vec<Vector<'c>> {
+    let half = SIDE as i32 / 2;
+    let interleave =
+        |from: i32| -> Vec<i32> { (from..from + half).flat_map(|i| [i, i + SIDE as i32]).collect() };
+    let (low, high) = (interleave(0), interleave(half));
+    for _ in 0..SIDE.ilog2() {
+        let (upper, lower) = lines.split_at(half as usize);
+        let pairs = upper.iter().zip(lower);
+        lines = pairs
+            .flat_map(|(a, b)| [e.shuffle(*a, *b, &low), e.shuffle(*a, *b, &high)])
+            .collect();
+    }
+    lines
 }

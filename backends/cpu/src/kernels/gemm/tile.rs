@@ -26,38 +26,42 @@ pub(super) fn emit_tile<'c>(
         Elem::F32
     };
     let zero: Any<'c> = e.vector_type(elem, lanes).const_zero().into();
-    let rows: Vec<Ptr<'c>> = (0..shape.rows)
-        .map(|r| e.at(operands.a, e.mul(operands.a_row, e.i64(i64::from(r)))))
-        .collect();
     let steps = if product == Product::Int8 {
         e.div_ceil(k, e.i64(GROUP as i64))
     } else {
         k
     };
-    let init = vec![zero; (shape.rows * vectors) as usize];
+    let rows: Vec<Ptr<'c>> = (0..shape.rows)
+        .map(|r| e.opaque(e.at(operands.a, e.mul(operands.a_row, e.i64(i64::from(r))))))
+        .collect();
+    // Carried: the offset into the rows of A, the address of B, the sums.
+    let mut init: Vec<Any<'c>> = vec![e.i64(0).into(), operands.b.into()];
+    init.extend(vec![zero; (shape.rows * vectors) as usize]);
+    let first_sum = init.len() - (shape.rows * vectors) as usize;
 
-    let done = e.fold(e.i64(0), steps, e.i64(1), &init, |step, acc| {
-        let mut next = acc.to_vec();
-        let a_at = e.mul(step, operands.a_k);
-        let b_at = e.at(operands.b, e.mul(step, e.i64(PANEL_STEP)));
+    let done = e.fold(e.i64(0), steps, e.i64(1), &init, |_, carried| {
+        let mut next = carried.to_vec();
+        let (at, b) = (carried[0].into_int_value(), carried[1].into_pointer_value());
         let columns: Vec<Vector<'c>> = (0..vectors)
             .map(|v| {
-                let from = e.at_const(b_at, i64::from(v * lanes * 4));
+                let from = e.at_const(b, i64::from(v * lanes * 4));
                 e.load_aligned(e.vector_type(elem, lanes), from, lanes * 4)
                     .into_vector_value()
             })
             .collect();
         let step = Step::new(e, product, &columns);
         for (r, row) in rows.iter().enumerate() {
-            let a = step.broadcast(e, e.at(*row, a_at));
+            let a = step.broadcast(e, e.at(*row, at));
             for v in 0..vectors as usize {
-                let slot = &mut next[r * vectors as usize + v];
+                let slot = &mut next[first_sum + r * vectors as usize + v];
                 *slot = step.accumulate(e, slot.into_vector_value(), a, v).into();
             }
         }
+        next[0] = e.add(at, operands.a_k).into();
+        next[1] = e.at_const(b, PANEL_STEP).into();
         next
     });
-    for (i, sum) in done.iter().enumerate() {
+    for (i, sum) in done[first_sum..].iter().enumerate() {
         let to = e.at_const(sums, i as i64 * i64::from(lanes) * 4);
         e.store_aligned(sum.into_vector_value(), to, lanes * 4);
     }
