@@ -272,9 +272,9 @@ pub(crate) fn cast(x: &Data, ty: ScalarType) -> Data {
     let through_f64 = x.elem().is_float();
     each!(x, x => with_type!(ty, T => {
         let out: Vec<T> = if through_f64 {
-            x.iter().map(|v| T::from_f64(v.to_f64())).collect()
+            x.iter().map(|v| <T as Lane>::from_f64(v.to_f64())).collect()
         } else {
-            x.iter().map(|v| T::from_i64(v.to_i64())).collect()
+            x.iter().map(|v| <T as Lane>::from_i64(v.to_i64())).collect()
         };
         Native::wrap(out)
     }))
@@ -282,12 +282,12 @@ pub(crate) fn cast(x: &Data, ty: ScalarType) -> Data {
 
 /// Elements of type `ty` from f64: floats round once; integers truncate and saturate.
 pub(crate) fn from_f64(v: impl Iterator<Item = f64>, ty: ScalarType) -> Data {
-    with_type!(ty, T => Native::wrap(v.map(T::from_f64).collect::<Vec<T>>()))
+    with_type!(ty, T => Native::wrap(v.map(<T as Lane>::from_f64).collect::<Vec<T>>()))
 }
 
 /// Elements of type `ty` from i64, wrapped (rounded for floats).
 pub(crate) fn from_i64(v: impl Iterator<Item = i64>, ty: ScalarType) -> Data {
-    with_type!(ty, T => Native::wrap(v.map(T::from_i64).collect::<Vec<T>>()))
+    with_type!(ty, T => Native::wrap(v.map(<T as Lane>::from_i64).collect::<Vec<T>>()))
 }
 
 /// A column as i64.
