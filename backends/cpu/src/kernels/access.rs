@@ -125,7 +125,7 @@ impl<'a, 'c> Cx<'a, 'c> {
         let ty = self.spec.operands[n as usize].storage();
         let elem = stored(ty);
         let address = self.address(access, at);
-        let (base, address) = self.guard(n, access, address);
+        let (base, address) = self.guard(n, access, address, at.part);
         let start = e.at_index(base, address.offset, elem.bytes());
         let value = match &address.shape {
             Shape::Same => {
@@ -163,7 +163,13 @@ impl<'a, 'c> Cx<'a, 'c> {
     }
 
     /// An operand whose clamped or gathered dimension has no elements is never read: zeros stand in for it.
-    fn guard(&self, n: u32, access: &Access, address: Address<'c>) -> (Ptr<'c>, Address<'c>) {
+    fn guard(
+        &self,
+        n: u32,
+        access: &Access,
+        address: Address<'c>,
+        part: Lanes<'c>,
+    ) -> (Ptr<'c>, Address<'c>) {
         let e = self.e;
         let base = e.buf(n);
         let limits = access.terms.iter().filter_map(|t| t.clamp.as_ref().map(|c| &c.limit));
@@ -181,7 +187,7 @@ impl<'a, 'c> Cx<'a, 'c> {
         });
         let shape = match address.shape {
             Shape::Stride(s) if !s.is(1) => {
-                let steps = self.scaled(self.lane_numbers(Lanes::All), &s);
+                let steps = self.scaled(self.lane_numbers(part), &s);
                 let zeros = steps.get_type().const_zero();
                 let each = Some(e.select(e.splat(empty, LANES), zeros, steps));
                 let offset = e.select(empty, e.i64(0), address.offset);

@@ -1,6 +1,10 @@
 //! Loads a blob into executable memory and calls its kernels.
 #![allow(unsafe_code, dead_code)]
 
+pub mod guarded;
+pub mod kernel;
+pub mod naive;
+
 use memmap2::{Mmap, MmapMut};
 use rsqc_artifact::KernelFn;
 use rsqc_cpu::level::{Level, host_levels};
@@ -16,9 +20,14 @@ pub struct Loaded {
 
 /// One kernel at all levels of this machine.
 pub fn build<'w>(worker: &'w Worker, generate: impl Fn(&Emit<'w>)) -> Loaded {
-    let objects: BTreeMap<_, _> = host_levels()
-        .into_iter()
-        .map(|level| {
+    build_levels(worker, &host_levels(), generate)
+}
+
+/// One kernel at some levels.
+pub fn build_levels<'w>(worker: &'w Worker, levels: &[Level], generate: impl Fn(&Emit<'w>)) -> Loaded {
+    let objects: BTreeMap<_, _> = levels
+        .iter()
+        .map(|&level| {
             let emit = worker.kernel(level);
             generate(&emit);
             let object = worker.finish(emit, Output::Object).expect("the kernel compiles");

@@ -11,7 +11,7 @@ mod plan;
 
 pub use code::{AnchorFn, Env, Place, RowCode, evaluate, kept_elements};
 pub use contract::contract;
-pub use normal::{has_reductions, normalize, product};
+pub use normal::{has_reductions, needs_rows, normalize};
 pub use plan::{Phase, RowPlan};
 
 use super::access::{Cx, Index, Point};
@@ -43,7 +43,7 @@ impl Schedule {
         }
         Schedule {
             tile_elements: ((1 << 19) / steps).clamp(64, 16384) & !15,
-            whole_rows: has_reductions(&region.body),
+            whole_rows: needs_rows(region),
         }
     }
 

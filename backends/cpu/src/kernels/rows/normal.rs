@@ -1,7 +1,7 @@
 //! The normal form of a region: as few axes as possible.
 //!
 //! Axes of extent 1 are dropped and neighbours are merged where every access steps through them as through one axis.
-//! Without reductions rows mean nothing, so the boundary between outer and row axes is moved: the last parallel axis
+//! Where rows mean nothing (see [`needs_rows`]), the boundary between outer and row axes is moved: the last parallel axis
 //! alone is the row, along which vectors run. What a kernel is generated from, named after and launched with is always
 //! the normal form, so regions that differ only in how their axes are cut share code.
 
@@ -19,19 +19,25 @@ pub fn normalize(spec: &KernelSpec) -> KernelSpec {
     for (s, root) in r.stores.iter_mut().zip(roots) {
         s.value = root;
     }
-    let reduces = has_reductions(&r.body);
-    let rows = !reduces && !matches!(r.anchor, Anchor::Attention(_));
-    if rows {
+    let free = !needs_rows(r) && !matches!(r.anchor, Anchor::Attention(_));
+    if free {
         r.row_axes = 0;
     }
     drop_ones(r);
     while let Some(a) = (0..r.axes.len() as u32).find(|a| mergeable(r, *a)) {
         merge(r, a);
     }
-    if rows {
+    if free {
         r.row_axes = u32::from(!r.parallel().is_empty());
     }
     spec
+}
+
+/// Whether rows have to be done as they are: because the body combines values over them, or because something is stored
+/// once for several points (even if there is no such point: a row may be empty).
+pub fn needs_rows(r: &Region) -> bool {
+    let stored_at = |a: u32| r.stores.iter().all(|s| s.access.uses(a));
+    has_reductions(&r.body) || !r.parallel().all(|a| r.axes[a as usize].extent.is(1) || stored_at(a))
 }
 
 /// Whether a body combines values over the row.
@@ -114,9 +120,4 @@ fn merge(r: &mut Region, a: u32) {
     let extent = r.axes[a as usize].extent.clone() * r.axes[a as usize + 1].extent.clone();
     r.axes[a as usize + 1].extent = extent;
     remove(r, a);
-}
-
-/// Product of the extents of some axes.
-pub fn product(r: &Region, axes: std::ops::Range<u32>) -> Dim {
-    r.extent(axes)
 }
