@@ -26,11 +26,14 @@ pub struct StepTime {
     pub calls: u32,
 }
 
+/// Takes the contents of a tapped buffer: its number, its dimensions, its bytes.
+pub type TapSink<'a> = dyn FnMut(u32, &[i64], &[u8]) + 'a;
+
 /// Buffers to hand out during a run.
 pub struct Taps<'a> {
     /// Sorted (step, buffer).
     at: Vec<(u32, u32)>,
-    sink: &'a mut dyn FnMut(u32, &[i64], &[u8]),
+    sink: &'a mut TapSink<'a>,
 }
 
 impl<'a> Taps<'a> {
@@ -38,7 +41,7 @@ impl<'a> Taps<'a> {
     pub(crate) fn new(
         model: &Model,
         buffers: &[u32],
-        sink: &'a mut dyn FnMut(u32, &[i64], &[u8]),
+        sink: &'a mut TapSink<'a>,
     ) -> Result<Taps<'a>, RuntimeError> {
         let m = model.manifest();
         let mut at = Vec::new();
@@ -346,10 +349,10 @@ impl<'a, 't> Exec<'a, 't> {
         let total = bytes
             .checked_add(ALIGN)
             .ok_or_else(|| RuntimeError::NoMemory(format!("{bytes} bytes")))?;
-        if self.late[id].as_ref().is_none_or(|old| old.len() < total) {
+        if self.late[id].as_ref().is_none_or(|old| old.size() < total) {
             let mut new = AlignedBuf::new(total)?;
             if let Some(old) = &self.late[id] {
-                new.as_mut_slice()[..old.len()].copy_from_slice(old.as_slice());
+                new.as_mut_slice()[..old.size()].copy_from_slice(old.as_slice());
             }
             self.late[id] = Some(new);
         }

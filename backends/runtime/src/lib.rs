@@ -38,7 +38,7 @@ pub mod weights;
 
 pub use dylib::{Artifact, ArtifactFile, ArtifactSession};
 pub use error::RuntimeError;
-pub use exec::StepTime;
+pub use exec::{StepTime, TapSink};
 pub use model::{KernelSource, Model};
 pub use pool::ParallelFor;
 pub use rsqc_artifact::{KernelFn, Level};

@@ -38,7 +38,7 @@ impl AlignedBuf {
     }
 
     /// Size in bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.len
     }
 

@@ -2,7 +2,7 @@
 
 use crate::cpu::{FloatEnv, default_threads};
 use crate::error::RuntimeError;
-use crate::exec::{Exec, StepTime, Taps};
+use crate::exec::{Exec, StepTime, TapSink, Taps};
 use crate::memory::AlignedBuf;
 use crate::model::Model;
 use crate::pool::{ParallelFor, Pool};
@@ -155,8 +155,8 @@ impl Session {
 
     /// Bytes of arena and scratch that the session holds.
     pub fn memory_bytes(&self) -> usize {
-        let late: usize = self.late.iter().flatten().map(AlignedBuf::len).sum();
-        self.arena.len() + late + self.scratch.iter().map(AlignedBuf::len).sum::<usize>()
+        let late: usize = self.late.iter().flatten().map(AlignedBuf::size).sum();
+        self.arena.size() + late + self.scratch.iter().map(AlignedBuf::size).sum::<usize>()
     }
 
     /// Runs the model; allocates the outputs.
@@ -177,7 +177,7 @@ impl Session {
         &mut self,
         inputs: &[TensorView<'_>],
         taps: &[u32],
-        sink: &mut dyn FnMut(u32, &[i64], &[u8]),
+        sink: &mut TapSink<'_>,
     ) -> Result<Vec<Tensor>, RuntimeError> {
         let taps = Taps::new(&self.model, taps, sink)?;
         self.run_allocating(inputs, Some(taps), false)
@@ -334,7 +334,7 @@ impl Session {
 
     /// Grows the arena and the scratch to what a plan needs.
     fn reserve(&mut self, plan: &ShapePlan) -> Result<(), RuntimeError> {
-        if self.arena.len() < plan.arena_bytes {
+        if self.arena.size() < plan.arena_bytes {
             // Free first: both at once may not fit.
             self.arena = AlignedBuf::new(0)?;
             self.arena = AlignedBuf::new(plan.arena_bytes)?;
@@ -349,7 +349,7 @@ pub(crate) fn reserve_scratch(
     threads: usize,
     bytes: usize,
 ) -> Result<(), RuntimeError> {
-    if scratch.len() == threads && scratch.first().is_some_and(|s| s.len() >= bytes) {
+    if scratch.len() == threads && scratch.first().is_some_and(|s| s.size() >= bytes) {
         return Ok(());
     }
     scratch.clear();

@@ -125,7 +125,7 @@ impl Weights {
     }
 
     /// Size in bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.len
     }
 

@@ -87,7 +87,7 @@ unsafe fn open_inner(options: *const COptions) -> Result<Handle, RuntimeError> {
         let text = format!(
             "level {}, {} bytes of weights, {pending}",
             model.level(),
-            model.weights().len()
+            model.weights().size()
         );
         // SAFETY: the caller's function and context.
         unsafe { log(o.log_context, 2, c_string(&text).as_ptr()) };
