@@ -8,13 +8,19 @@
 pub mod analysis;
 pub mod canon;
 mod check_numeric;
+pub mod fuse;
+pub mod lower;
 pub mod manager;
+pub mod methods;
 pub mod pass;
 pub mod pipeline;
 pub mod registry;
 pub mod rewrite;
+pub mod scheme;
 mod stand_in;
 mod sweep;
+#[cfg(test)]
+mod testing;
 
 pub use check_numeric::NumericFailure;
 pub use manager::{ManagerOptions, PassManager, PassRecord, Report};

@@ -1,0 +1,261 @@
+//! `insert-fake-quant`: marks what the scheme quantizes.
+//!
+//! Before -> after, for each matrix product with a constant weight: `matmul(x, w)` ->
+//! `matmul(quant.fake(x, token, dynamic), quant.fake(w, axis 1))`; for each embedding table over 64 KB:
+//! `gather(table, i)` -> `gather(quant.fake(table, token), i)`. Products that share an activation share its fake
+//! quantization. What stays float is reported with the reason. Lossy: this is where precision is given up.
+
+use super::{MAX_INNER, const_matrix, is_f32};
+use crate::pass::{Effect, LayerReport, Pass, PassCx, Phases, edit_diag};
+use crate::scheme::{LayerScheme, Scheme};
+use rsqc_ir::diag::Diag;
+use rsqc_ir::ops::quant::FakeQuant;
+use rsqc_ir::quant::{Granularity, QuantType};
+use rsqc_ir::{Loc, Module, Node, NodeId, Op, Phase, Rebuild, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Embedding tables up to this size stay float.
+const TABLE_BYTES: u64 = 64 << 10;
+
+/// See the file documentation.
+pub struct InsertFakeQuant {
+    /// What each layer becomes.
+    pub scheme: Scheme,
+}
+
+impl Pass for InsertFakeQuant {
+    fn name(&self) -> &'static str {
+        "insert-fake-quant"
+    }
+    fn effect(&self) -> Effect {
+        Effect::Lossy
+    }
+    fn phases(&self) -> Phases {
+        Phases::change(Phase::Canonical, Phase::Calibrated)
+    }
+    fn run(&self, cx: &mut PassCx<'_>) -> Result<(), Diag> {
+        let m = cx.module();
+        let mut r = Rebuild::new(m);
+        let mut fakes: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        let mut reports = Vec::new();
+        let mut used: BTreeSet<String> = BTreeSet::new();
+        let order = m
+            .graph
+            .topo_order()
+            .map_err(|n| edit_diag(rsqc_ir::EditError::Cycle(n.0)))?;
+        for id in order {
+            let Some(site) = site(m, id) else {
+                r.copy(m, id);
+                continue;
+            };
+            let node = m.graph.node(id);
+            let (chosen, rule) = self.scheme.of_layer(member(&node.loc));
+            if let Some(o) = rule {
+                used.insert(o.pattern.clone());
+            }
+            let verdict = match (chosen, &site.refused) {
+                (LayerScheme::Float, _) => Err(match rule {
+                    Some(o) => format!("the recipe's rule `{}` says so", o.pattern),
+                    None => "the scheme is `none`".to_string(),
+                }),
+                (LayerScheme::W8A8, Some(why)) => Err(why.clone()),
+                (LayerScheme::W8A8, None) => Ok(()),
+            };
+            match &verdict {
+                Ok(()) => quantize(m, &mut r, &mut fakes, node, &site)?,
+                Err(_) => r.copy(m, id),
+            }
+            reports.push(report(node, &site, verdict));
+        }
+        for o in self
+            .scheme
+            .overrides
+            .iter()
+            .filter(|o| !used.contains(&o.pattern))
+        {
+            let line = format!("the recipe's rule `{}` decides for no layer", o.pattern);
+            cx.note(line);
+        }
+        for l in reports {
+            cx.report_layer(l);
+        }
+        cx.rebuild(r)?;
+        Ok(())
+    }
+}
+
+/// A merged layer bears the names of its members, joined; they share one scheme.
+fn member(loc: &str) -> &str {
+    loc.split(" + ").next().unwrap_or(loc)
+}
+
+/// Something that the scheme decides about.
+struct Site {
+    kind: Kind,
+    /// Weight bytes as float and as codes with scales.
+    bytes: (u64, u64),
+    /// Why it cannot be quantized.
+    refused: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Linear,
+    Table,
+    Other,
+}
+
+fn refuse(kind: Kind, bytes: u64, why: impl Into<String>) -> Site {
+    Site {
+        kind,
+        bytes: (bytes, bytes),
+        refused: Some(why.into()),
+    }
+}
+
+fn const_bytes(m: &Module, v: Option<ValueId>) -> u64 {
+    v.and_then(|v| m.const_of(v))
+        .map_or(0, |c| c.bytes().len() as u64)
+}
+
+/// What the scheme may decide about this node, if anything.
+fn site(m: &Module, id: NodeId) -> Option<Site> {
+    let n = m.graph.node(id);
+    match &n.op {
+        Op::MatMul(_) => Some(linear(m, n)),
+        Op::Gather(g) if g.axis == 0 => table(m, n),
+        Op::Conv(_) => Some(refuse(
+            Kind::Other,
+            const_bytes(m, n.input(1)),
+            "there is no integer convolution yet",
+        )),
+        _ => None,
+    }
+}
+
+fn linear(m: &Module, n: &Node) -> Site {
+    let (Some(x), Some(w)) = (n.input(0), n.input(1)) else {
+        return refuse(Kind::Other, 0, "an operand is missing");
+    };
+    let bytes = const_bytes(m, Some(w));
+    if !is_f32(m, x) {
+        return refuse(
+            Kind::Linear,
+            bytes,
+            format!("its elements are {}", m.graph.ty(x).elem),
+        );
+    }
+    let Some(w) = const_matrix(m, w) else {
+        let why = if bytes == 0 {
+            "both factors are computed at run time"
+        } else {
+            "its weight is not a matrix"
+        };
+        return refuse(Kind::Linear, bytes, why);
+    };
+    let bytes = 4 * w.data.len() as u64;
+    if w.k > MAX_INNER {
+        return refuse(
+            Kind::Linear,
+            bytes,
+            format!("a sum of {} products may exceed 32 bits", w.k),
+        );
+    }
+    if w.data.iter().any(|v| !v.is_finite()) {
+        return refuse(Kind::Linear, bytes, "its weight is not finite");
+    }
+    Site {
+        kind: Kind::Linear,
+        bytes: (bytes, w.data.len() as u64 + 4 * w.n as u64),
+        refused: None,
+    }
+}
+
+/// Embedding tables: constant matrices gathered by rows. Smaller constants are no layers.
+fn table(m: &Module, n: &Node) -> Option<Site> {
+    let table = n.input(0)?;
+    let c = m.const_of(table)?;
+    let bytes = c.bytes().len() as u64;
+    let shape = c.ty.static_shape()?;
+    if shape.len() != 2 || !is_f32(m, table) {
+        return None;
+    }
+    if bytes <= TABLE_BYTES {
+        return Some(refuse(Kind::Table, bytes, "tables up to 64 KB stay float"));
+    }
+    if m.const_f32(table)?.iter().any(|v| !v.is_finite()) {
+        return Some(refuse(Kind::Table, bytes, "its table is not finite"));
+    }
+    Some(Site {
+        kind: Kind::Table,
+        bytes: (bytes, bytes / 4 + 4 * shape[0] as u64),
+        refused: None,
+    })
+}
+
+/// Rebuilds a node with fake-quantized operands.
+fn quantize(
+    m: &Module,
+    r: &mut Rebuild,
+    fakes: &mut BTreeMap<ValueId, ValueId>,
+    n: &Node,
+    site: &Site,
+) -> Result<(), Diag> {
+    let granularities = match site.kind {
+        Kind::Linear => [Some(Granularity::Token), Some(Granularity::Axis(1))],
+        Kind::Table => [Some(Granularity::Token), None],
+        Kind::Other => [None, None],
+    };
+    let mut ins = Vec::new();
+    for (i, g) in granularities.into_iter().enumerate() {
+        let Some(old) = n.input(i) else { continue };
+        let v = r.get(m, old);
+        ins.push(Some(match g {
+            Some(g) => match fakes.get(&v) {
+                // A table that is also a weight has another granularity as such.
+                Some(f) if m.graph.const_id(old).is_none() => *f,
+                _ => {
+                    let f = fake(m, r, v, g, &n.loc)?;
+                    fakes.insert(v, f);
+                    f
+                }
+            },
+            None => v,
+        }));
+    }
+    let out = r.node(m, n.op.clone(), ins, &n.loc).map_err(edit_diag)?;
+    r.set(n.output(), out[0]);
+    Ok(())
+}
+
+fn fake(m: &Module, r: &mut Rebuild, v: ValueId, g: Granularity, loc: &Loc) -> Result<ValueId, Diag> {
+    let op = FakeQuant {
+        qtype: QuantType::int8(g),
+        dynamic: true,
+    };
+    Ok(r.node(m, op.into(), vec![Some(v)], loc).map_err(edit_diag)?[0])
+}
+
+fn report(n: &Node, site: &Site, verdict: Result<(), String>) -> LayerReport {
+    let (scheme, reason, after) = match verdict {
+        Ok(()) if site.kind == Kind::Table => (
+            "int8 table".to_string(),
+            "symmetric codes with one scale a row, dequantized on gather".to_string(),
+            site.bytes.1,
+        ),
+        Ok(()) => (
+            "w8a8".to_string(),
+            "weights symmetric per output channel, activations dynamic per token".to_string(),
+            site.bytes.1,
+        ),
+        Err(why) => ("float".to_string(), why, site.bytes.0),
+    };
+    LayerReport {
+        node: n.loc.to_string(),
+        op: n.op.name().to_string(),
+        scheme,
+        reason,
+        bytes_before: site.bytes.0,
+        bytes_after: after,
+    }
+}

@@ -1,0 +1,59 @@
+//! Methods: what decides how layers are quantized. One file a method.
+
+mod insert_fake_quant;
+
+pub use insert_fake_quant::InsertFakeQuant;
+
+use rsqc_ir::{Module, Op, ScalarType, ValueId};
+
+/// Longest inner extent of an exact i32 sum of products of codes up to 127 in magnitude.
+const MAX_INNER: usize = (i32::MAX as usize) / (127 * 127);
+
+/// A constant f32 matrix `[k, n]` behind a value, seen through a transposition.
+pub(crate) struct Matrix {
+    /// Rows.
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// Name of the constant.
+    pub name: String,
+    /// Elements, row-major `[k, n]`.
+    pub data: Vec<f32>,
+}
+
+/// The constant matrix behind `v`.
+pub(crate) fn const_matrix(m: &Module, v: ValueId) -> Option<Matrix> {
+    let (source, swapped) = match m.graph.def_node(v).map(|(n, _)| m.graph.node(n)) {
+        Some(n) => match &n.op {
+            Op::Transpose(t) if t.perm == [1, 0] => (n.input(0)?, true),
+            _ => return None,
+        },
+        None => (v, false),
+    };
+    let c = m.const_of(source)?;
+    let [rows, columns] = <[usize; 2]>::try_from(c.ty.static_shape()?).ok()?;
+    let data = m.const_f32(source)?;
+    if !swapped {
+        return Some(Matrix {
+            k: rows,
+            n: columns,
+            name: c.name.to_string(),
+            data,
+        });
+    }
+    let turned = (0..columns)
+        .flat_map(|j| (0..rows).map(move |i| (i, j)))
+        .map(|(i, j)| data[i * columns + j])
+        .collect();
+    Some(Matrix {
+        k: columns,
+        n: rows,
+        name: c.name.to_string(),
+        data: turned,
+    })
+}
+
+/// Whether `v` has the plain type f32.
+pub(crate) fn is_f32(m: &Module, v: ValueId) -> bool {
+    m.graph.ty(v).elem.plain() == Some(ScalarType::F32)
+}

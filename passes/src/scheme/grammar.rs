@@ -1,0 +1,350 @@
+//! The grammar of scheme names.
+//!
+//! ```text
+//! SCHEME = BASE [-OPTION]... [+METHOD[:key=value]...]...
+//! BASE   = none | w<bits>a<bits>[kv<bits>] | a named format (fp8, nf4a16, ...)
+//! OPTION = g<n> | static | tensor | token | sym | asym
+//! METHOD = the paper's name
+//! ```
+//!
+//! The grammar knows more than the compiler can do: [`Spec::parse`] answers whether a name is well formed,
+//! [`Spec::resolve`] whether it is supported.
+
+use super::listing::{BASES, METHODS, OPTIONS, aliases};
+use super::{LayerScheme, user};
+use rsqc_ir::diag::{Blame, Diag};
+
+/// The base format.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Base {
+    /// No quantization.
+    None,
+    /// Integer weights, activations and, if given, key-value caches of so many bits; 16 activation bits mean float.
+    Bits {
+        /// Weight bits.
+        weights: u32,
+        /// Activation bits.
+        activations: u32,
+        /// Cache bits.
+        cache: Option<u32>,
+    },
+    /// A named format.
+    Named(&'static str),
+}
+
+/// An option behind the base.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SchemeOption {
+    /// Weight groups of this size.
+    Group(u32),
+    /// One of the words `static`, `tensor`, `token`, `sym`, `asym`.
+    Word(&'static str),
+}
+
+/// A method with its parameters in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MethodUse {
+    /// Name.
+    pub name: &'static str,
+    /// `key=value` pairs.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// A scheme name taken apart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spec {
+    /// The text as given.
+    pub text: String,
+    /// Base format.
+    pub base: Base,
+    /// Options in the order given.
+    pub options: Vec<SchemeOption>,
+    /// Methods in the order given.
+    pub methods: Vec<MethodUse>,
+}
+
+impl Spec {
+    /// Takes a scheme name apart. Aliases are replaced first.
+    pub fn parse(text: &str) -> Result<Spec, Diag> {
+        let full = aliases()
+            .find(|(a, _)| *a == text)
+            .map_or(text, |(_, expansion)| expansion);
+        let mut parts = full.split('+');
+        let head = parts.next().unwrap_or_default();
+        let mut words = head.split('-');
+        let base = parse_base(text, words.next().unwrap_or_default())?;
+        let options = words
+            .map(|w| parse_option(text, w))
+            .collect::<Result<Vec<_>, _>>()?;
+        let methods = parts
+            .map(|p| parse_method(text, p))
+            .collect::<Result<Vec<_>, _>>()?;
+        let spec = Spec {
+            text: text.to_string(),
+            base,
+            options,
+            methods,
+        };
+        spec.check_conflicts()?;
+        Ok(spec)
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.options
+            .contains(&match OPTIONS.iter().find(|o| o.name == word) {
+                Some(o) => SchemeOption::Word(o.name),
+                None => return false,
+            })
+    }
+
+    fn check_conflicts(&self) -> Result<(), Diag> {
+        for (a, b) in [("tensor", "token"), ("sym", "asym")] {
+            if self.has(a) && self.has(b) {
+                return Err(user(
+                    &self.text,
+                    format!("options `{a}` and `{b}` exclude each other"),
+                ));
+            }
+        }
+        for (i, o) in self.options.iter().enumerate() {
+            if self.options[..i].contains(o) {
+                return Err(user(&self.text, "an option is given twice".to_string()));
+            }
+        }
+        if self.base == Base::None && !(self.options.is_empty() && self.methods.is_empty()) {
+            return Err(user(
+                &self.text,
+                "`none` takes neither options nor methods".to_string(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What layers become, or blame `Unsupported` with the part that is not supported yet.
+    pub fn resolve(&self) -> Result<LayerScheme, Diag> {
+        let no = |what: String| {
+            Err(Diag::new(
+                Blame::Unsupported,
+                self.text.clone(),
+                format!("{what} is not supported yet"),
+            )
+            .help("supported schemes: none, w8a8"))
+        };
+        let layer = match &self.base {
+            Base::None => LayerScheme::Float,
+            Base::Bits {
+                weights: 8,
+                activations: 8,
+                cache: None,
+            } => LayerScheme::W8A8,
+            Base::Bits {
+                weights,
+                activations,
+                cache,
+            } => {
+                let kv = cache.map(|c| format!("kv{c}")).unwrap_or_default();
+                return no(format!("`w{weights}a{activations}{kv}`"));
+            }
+            Base::Named(n) => return no(format!("`{n}`")),
+        };
+        for o in &self.options {
+            match o {
+                // Dynamic, symmetric and per token are what `w8a8` means anyway.
+                SchemeOption::Word("token" | "sym") => {}
+                SchemeOption::Word(w) => return no(format!("option `{w}`")),
+                SchemeOption::Group(n) => return no(format!("option `g{n}`")),
+            }
+        }
+        match self.methods.first() {
+            Some(m) => no(format!("method `{}`", m.name)),
+            None => Ok(layer),
+        }
+    }
+}
+
+/// "did you mean" and the list of valid names.
+fn suggest(word: &str, names: &[&'static str]) -> String {
+    let near = names
+        .iter()
+        .map(|n| (strsim::osa_distance(word, n), *n))
+        .min()
+        .filter(|(d, n)| *d <= n.len().max(2) / 2);
+    let list = names.join(", ");
+    match near {
+        Some((_, n)) => format!("did you mean `{n}`? valid: {list}"),
+        None => format!("valid: {list}"),
+    }
+}
+
+fn parse_base(text: &str, word: &str) -> Result<Base, Diag> {
+    if word == "none" {
+        return Ok(Base::None);
+    }
+    if let Some(b) = BASES.iter().find(|b| b.name == word) {
+        return Ok(Base::Named(b.name));
+    }
+    if let Some(base) = parse_bits(word) {
+        let Base::Bits {
+            weights,
+            activations,
+            cache,
+        } = base
+        else {
+            return Ok(base);
+        };
+        let ok = (1..=8).contains(&weights)
+            && ((2..=8).contains(&activations) || activations == 16)
+            && cache.is_none_or(|c| (2..=8).contains(&c));
+        return if ok {
+            Ok(base)
+        } else {
+            Err(
+                user(text, format!("bit widths of `{word}` are out of range")).help(
+                    "weights have 1 to 8 bits, activations 2 to 8 or 16 (float), caches 2 to 8; e.g. w8a8, w4a16, w8a8kv8",
+                ),
+            )
+        };
+    }
+    let mut names = vec!["none", "w8a8"];
+    names.extend(BASES.iter().map(|b| b.name));
+    names.extend(aliases().map(|(a, _)| a));
+    Err(
+        user(text, format!("there is no scheme base `{word}`")).help(format!(
+            "{}, or w<bits>a<bits>[kv<bits>]; see `rsqc schemes`",
+            suggest(word, &names)
+        )),
+    )
+}
+
+/// `w<bits>a<bits>[kv<bits>]`.
+fn parse_bits(word: &str) -> Option<Base> {
+    fn number(s: &str) -> Option<(u32, &str)> {
+        let end = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+        Some((s[..end].parse().ok()?, &s[end..]))
+    }
+    let (weights, rest) = number(word.strip_prefix('w')?)?;
+    let (activations, rest) = number(rest.strip_prefix('a')?)?;
+    let cache = match rest.strip_prefix("kv") {
+        Some(r) => match number(r)? {
+            (c, "") => Some(c),
+            _ => return None,
+        },
+        None if rest.is_empty() => None,
+        None => return None,
+    };
+    Some(Base::Bits {
+        weights,
+        activations,
+        cache,
+    })
+}
+
+fn parse_option(text: &str, word: &str) -> Result<SchemeOption, Diag> {
+    if let Some(n) = word.strip_prefix('g').and_then(|n| n.parse::<u32>().ok()) {
+        return if n > 0 {
+            Ok(SchemeOption::Group(n))
+        } else {
+            Err(user(text, "a group needs at least one element".to_string()))
+        };
+    }
+    let names: Vec<&'static str> = OPTIONS.iter().map(|o| o.name).collect();
+    names
+        .iter()
+        .find(|n| **n == word)
+        .map(|n| SchemeOption::Word(n))
+        .ok_or_else(|| user(text, format!("there is no scheme option `{word}`")).help(suggest(word, &names)))
+}
+
+fn parse_method(text: &str, part: &str) -> Result<MethodUse, Diag> {
+    let mut pieces = part.split(':');
+    let word = pieces.next().unwrap_or_default();
+    let names: Vec<&'static str> = METHODS.iter().map(|m| m.name).collect();
+    let name = names
+        .iter()
+        .find(|n| **n == word)
+        .ok_or_else(|| user(text, format!("there is no method `{word}`")).help(suggest(word, &names)))?;
+    let parameters = pieces
+        .map(|p| match p.split_once('=') {
+            Some((k, v)) if !k.is_empty() && !v.is_empty() => Ok((k.to_string(), v.to_string())),
+            _ => Err(
+                user(text, format!("parameter `{p}` of method `{word}` has no value"))
+                    .help("write parameters as `+method:key=value`"),
+            ),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(MethodUse { name, parameters })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn supported_names_and_their_aliases() {
+        for t in ["none", "float", "fp32"] {
+            assert_eq!(
+                Spec::parse(t).and_then(|s| s.resolve()),
+                Ok(LayerScheme::Float),
+                "{t}"
+            );
+        }
+        for t in ["w8a8", "int8", "w8a8-token", "w8a8-sym-token"] {
+            assert_eq!(
+                Spec::parse(t).and_then(|s| s.resolve()),
+                Ok(LayerScheme::W8A8),
+                "{t}"
+            );
+        }
+    }
+
+    #[test]
+    fn known_but_unsupported_names() {
+        for t in [
+            "w4a16-g32+awq+gptq:actorder=1",
+            "w8a8-static+smoothquant:alpha=0.7",
+            "w8a8kv8-tensor",
+            "fp8",
+            "nf4a16",
+            "w8a8+attn8",
+            "w8a8-static",
+        ] {
+            let e = Spec::parse(t).and_then(|s| s.resolve()).expect_err("not yet");
+            assert_eq!(e.blame, Blame::Unsupported, "{t}");
+            assert!(e.message.contains("not supported yet"));
+        }
+        let s = Spec::parse("w4a16-g32+awq+gptq:actorder=1").expect("well formed");
+        assert_eq!(s.options, [SchemeOption::Group(32)]);
+        assert_eq!(
+            s.methods[1].parameters,
+            [("actorder".to_string(), "1".to_string())]
+        );
+    }
+
+    #[test]
+    fn unknown_names_suggest() {
+        for (t, want) in [
+            ("w8a9000", "out of range"),
+            ("w0a8", "out of range"),
+            ("w8b8", "no scheme base `w8b8`"),
+            ("", "no scheme base"),
+            ("w8a8-statik", "no scheme option `statik`"),
+            ("w8a8+smothquant", "no method `smothquant`"),
+            ("w8a8+gptq:x", "has no value"),
+            ("w8a8-tensor-token", "exclude each other"),
+            ("w8a8-token-token", "given twice"),
+            ("none-static", "neither options nor methods"),
+            ("w99999999999a8", "no scheme base"),
+            ("w8a8-g0", "at least one element"),
+        ] {
+            let e = Spec::parse(t).expect_err(t);
+            assert_eq!(e.blame, Blame::User, "{t}");
+            assert!(e.message.contains(want), "{t}: {}", e.message);
+        }
+        let e = Spec::parse("w8a8+smothquant").expect_err("misspelt");
+        assert!(
+            e.help
+                .expect("a help line")
+                .starts_with("did you mean `smoothquant`?")
+        );
+    }
+}

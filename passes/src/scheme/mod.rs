@@ -1,0 +1,129 @@
+//! Quantization schemes: what the user asks for, by name ([`grammar`]) or as a recipe file ([`recipe`]).
+
+mod glob;
+pub mod grammar;
+pub mod listing;
+mod recipe;
+
+pub use glob::matches;
+pub use listing::{SchemeInfo, SchemeKind, listing};
+
+use rsqc_ir::diag::{Blame, Diag};
+
+/// What one layer becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LayerScheme {
+    /// Stays float.
+    Float,
+    /// Weights int8 per output channel, activations int8 per token with scales computed at run time.
+    W8A8,
+}
+
+impl LayerScheme {
+    /// Name as in the grammar.
+    pub fn name(self) -> &'static str {
+        match self {
+            LayerScheme::Float => "none",
+            LayerScheme::W8A8 => "w8a8",
+        }
+    }
+}
+
+/// A rule of a recipe: layers whose name matches get this scheme. The last rule that matches decides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Override {
+    /// Pattern over layer names: `*` is any text, `?` one character.
+    pub pattern: String,
+    /// What these layers become.
+    pub scheme: LayerScheme,
+}
+
+/// A scheme: the default of all layers and overrides by layer name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scheme {
+    /// What layers become that no override names.
+    pub default: LayerScheme,
+    /// Overrides in file order.
+    pub overrides: Vec<Override>,
+    /// The recipe's text, embedded in the artifact; `None` for a scheme given by name.
+    pub recipe: Option<String>,
+}
+
+impl Scheme {
+    /// The scheme of this name, e.g. `none` or `w8a8`. See [`grammar`].
+    ///
+    /// Errors: blame `User` for what the grammar does not know (with a suggestion), `Unsupported` for what it knows but
+    /// rsqc cannot do yet.
+    pub fn parse(text: &str) -> Result<Scheme, Diag> {
+        Ok(Scheme {
+            default: grammar::Spec::parse(text)?.resolve()?,
+            overrides: Vec::new(),
+            recipe: None,
+        })
+    }
+
+    /// The scheme that a recipe file's text describes; `file` names it in messages.
+    pub fn from_recipe(file: &str, text: &str) -> Result<Scheme, Diag> {
+        recipe::parse(file, text)
+    }
+
+    /// What the layer of this name becomes, and which rule said so.
+    pub fn of_layer(&self, name: &str) -> (LayerScheme, Option<&Override>) {
+        let rule = self.overrides.iter().rev().find(|o| matches(&o.pattern, name));
+        (rule.map_or(self.default, |o| o.scheme), rule)
+    }
+
+    /// Whether no layer can be quantized.
+    pub fn is_float(&self) -> bool {
+        self.default == LayerScheme::Float && self.overrides.iter().all(|o| o.scheme == LayerScheme::Float)
+    }
+
+    /// Short name for file names and summaries.
+    pub fn name(&self) -> String {
+        match self.recipe {
+            Some(_) => format!("{} (recipe)", self.default.name()),
+            None => self.default.name().to_string(),
+        }
+    }
+}
+
+fn user(loc: &str, message: String) -> Diag {
+    Diag::new(Blame::User, loc, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_matching_override_decides() {
+        let text = "scheme = \"w8a8\"\n[[layer]]\nmatch = \"/enc/*\"\nscheme = \"none\"\n[[layer]]\nmatch = \"/enc/fc?\"\nscheme = \"w8a8\"\n";
+        let s = Scheme::from_recipe("r.toml", text).expect("well formed");
+        assert_eq!(s.of_layer("/head").0, LayerScheme::W8A8);
+        assert_eq!(s.of_layer("/enc/q").0, LayerScheme::Float);
+        assert_eq!(s.of_layer("/enc/fc1").0, LayerScheme::W8A8);
+        assert_eq!(s.name(), "w8a8 (recipe)");
+        assert!(!s.is_float());
+        assert!(Scheme::parse("none").expect("known").is_float());
+    }
+
+    #[test]
+    fn recipes_reject_what_they_do_not_know() {
+        for (text, want) in [
+            ("schem = \"w8a8\"", "unknown field `schem`"),
+            (
+                "scheme = \"w8a8\"\n[[layer]]\nmatch = \"x\"\n",
+                "missing field `scheme`",
+            ),
+            ("scheme = 3", "expected a string"),
+            ("", "missing field `scheme`"),
+        ] {
+            let e = Scheme::from_recipe("r.toml", text).expect_err("invalid");
+            assert_eq!(e.blame, Blame::User);
+            assert!(e.message.contains(want), "{}", e.message);
+            assert!(e.loc.starts_with("r.toml"));
+        }
+        let e = Scheme::from_recipe("r.toml", "scheme = \"w4a16\"").expect_err("not yet");
+        assert_eq!(e.blame, Blame::Unsupported);
+    }
+}
