@@ -643,12 +643,7 @@ impl Cx {
             return Ok(v);
         }
         let elem = self.elem(v);
-        if let Some(f) = self
-            .slot(v)
-            .fact
-            .as_ref()
-            .and_then(|f| f.slice(&starts, &sizes, &steps))
-        {
+        if let Some(f) = self.fact(v).and_then(|f| f.slice(&starts, &sizes, &steps)) {
             return Ok(self.push_fact(elem, f));
         }
         let op = shape::Slice { starts, sizes, steps };
@@ -776,20 +771,7 @@ impl Cx {
 
     /// An i64 value of an expression of indices: a sum of products of `iota`s and dims.
     fn index_value(&mut self, d: &Dim, shape: &[Dim]) -> R<ValueId> {
-        let mut groups: BTreeMap<Vec<usize>, Dim> = BTreeMap::new();
-        for (factors, coefficient) in d.terms() {
-            let (mut axes, mut rest) = (Vec::new(), Dim::from(coefficient));
-            for atom in factors {
-                match atom {
-                    rsqc_ir::types::Atom::Sym(s) if facts::index_axis(s).is_some() => {
-                        axes.extend(facts::index_axis(s))
-                    }
-                    atom => rest = rest * facts::rebuild(atom),
-                }
-            }
-            let sum = groups.entry(axes).or_insert_with(Dim::zero);
-            *sum = sum.clone() + rest;
-        }
+        let mut groups = facts::by_indices(d);
         let mut base = groups.remove(&Vec::new()).unwrap_or_else(Dim::zero);
         let mut total: Option<ValueId> = None;
         for (axes, coefficient) in groups {

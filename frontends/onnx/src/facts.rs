@@ -6,6 +6,8 @@
 //! without indices, `q + past >= k` is a proposition over `#2` and `#3`. Facts are exact: an operation that cannot be
 //! expressed loses the fact and becomes an ordinary node.
 
+use std::collections::BTreeMap;
+
 use rsqc_ir::types::{Atom, Dim, Ranges, Symbol};
 
 /// Most elements that are tracked one by one.
@@ -106,6 +108,23 @@ pub fn index_axis(s: &Symbol) -> Option<usize> {
 /// Whether an expression depends on any index.
 pub fn has_index(d: &Dim) -> bool {
     d.symbols().iter().any(|s| index_axis(s).is_some())
+}
+
+/// An expression as a sum over products of indices: which axes, and the factor without indices.
+pub fn by_indices(d: &Dim) -> BTreeMap<Vec<usize>, Dim> {
+    let mut groups: BTreeMap<Vec<usize>, Dim> = BTreeMap::new();
+    for (factors, coefficient) in d.terms() {
+        let (mut axes, mut rest) = (Vec::new(), Dim::from(coefficient));
+        for atom in factors {
+            match atom {
+                Atom::Sym(s) if index_axis(s).is_some() => axes.extend(index_axis(s)),
+                atom => rest = rest * rebuild(atom),
+            }
+        }
+        let sum = groups.entry(axes).or_insert_with(Dim::zero);
+        *sum = sum.clone() + rest;
+    }
+    groups
 }
 
 /// Replaces indices.
@@ -519,23 +538,47 @@ impl Fact {
         Fact::zip(shape, &[self], &|a| Some(a[0].clone()))
     }
 
+    /// Constant elements that count up evenly along one axis, as an expression of its index.
+    fn progression(&self) -> Option<Scalar> {
+        let Content::Elems(elems) = &self.content else {
+            return None;
+        };
+        let long: Vec<usize> = (0..self.shape.len()).filter(|&a| !self.shape[a].is(1)).collect();
+        let ([axis], [first, second, ..]) = (long.as_slice(), elems.as_slice()) else {
+            return None;
+        };
+        let (first, second) = (first.as_int()?.as_const()?, second.as_int()?.as_const()?);
+        let step = second.checked_sub(first)?;
+        let value = |i: usize| {
+            Some(Dim::from(
+                first.checked_add(step.checked_mul(i64::try_from(i).ok()?)?)?,
+            ))
+        };
+        let even = elems
+            .iter()
+            .enumerate()
+            .all(|(i, e)| e.as_int().is_some_and(|d| value(i).is_some_and(|v| v == *d)));
+        even.then(|| Scalar::Int(Dim::from(first) + Dim::from(step) * index(*axis)))
+    }
+
     /// Element `i` of result axis `a` is index `starts[a] + i * steps[a]`.
     pub fn slice(&self, starts: &[Dim], sizes: &[Dim], steps: &[i64]) -> Option<Fact> {
-        match &self.content {
-            Content::Index(s) => {
-                let moved = s.map(&|a| starts[a].clone() + index(a) * Dim::from(steps[a]));
-                Some(Fact::of_index(sizes.to_vec(), moved))
-            }
-            _ => {
-                let starts = starts.iter().map(Dim::as_const).collect::<Option<Vec<_>>>()?;
-                self.remap(sizes.to_vec(), &|ix| {
-                    ix.iter()
-                        .enumerate()
-                        .map(|(a, &i)| starts[a].checked_add(i.checked_mul(steps[a])?))
-                        .collect()
-                })
-            }
+        let expression = match &self.content {
+            Content::Index(s) => Some(s.clone()),
+            _ if sizes.iter().chain(starts).any(|d| d.as_const().is_none()) => self.progression(),
+            _ => None,
+        };
+        if let Some(s) = expression {
+            let moved = s.map(&|a| starts[a].clone() + index(a) * Dim::from(steps[a]));
+            return Some(Fact::of_index(sizes.to_vec(), moved));
         }
+        let starts = starts.iter().map(Dim::as_const).collect::<Option<Vec<_>>>()?;
+        self.remap(sizes.to_vec(), &|ix| {
+            ix.iter()
+                .enumerate()
+                .map(|(a, &i)| starts[a].checked_add(i.checked_mul(steps[a])?))
+                .collect()
+        })
     }
 
     /// Joined along `axis`; the result has `shape`.

@@ -191,13 +191,12 @@ fn unflatten(cx: &mut Cx, x: V, exprs: &[Dim]) -> R<Option<(V, Vec<Dim>)>> {
     let mut parts = Vec::new();
     for stride in &strides {
         let (mut part, mut left) = (Dim::zero(), Dim::zero());
-        for (factors, coefficient) in rest.terms() {
-            let term = factors
-                .iter()
-                .fold(Dim::from(coefficient), |d, a| d * facts::rebuild(a));
-            match term.exact_div(stride) {
-                Some(q) => part = part + q,
-                None => left = left + term,
+        // Divided index by index: the factor of an index may be a sum, such as past + sequence.
+        for (axes, factor) in facts::by_indices(&rest) {
+            let indices: Dim = axes.iter().map(|&a| index(a)).product();
+            match factor.exact_div(stride) {
+                Some(q) => part = part + q * indices,
+                None => left = left + factor * indices,
             }
         }
         parts.push(part);

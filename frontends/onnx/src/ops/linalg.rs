@@ -19,6 +19,10 @@ pub fn product(cx: &mut Cx, a: V, b: V) -> R<V> {
     }
     let (inner_a, inner_b) = (sa.len() - 1, sb.len().saturating_sub(2));
     cx.same_dim(&sa[inner_a], &sb[inner_b], "matmul inner extent")?;
+    if sa[inner_a].is(1) && sa.len() > 1 && sb.len() > 1 && cx.elem(a) != ScalarType::Bool {
+        // A column times a row has no sum.
+        return cx.elementwise(ir::Mul {}, &[a, b]);
+    }
     let (lead_a, lead_b) = (
         &sa[..sa.len().saturating_sub(2)],
         &sb[..sb.len().saturating_sub(2)],
