@@ -1,0 +1,196 @@
+//! Measures the int8 and f32 matrix products of one level, or prints their code:
+//!
+//! ```text
+//! cargo run --release -p rsqc-cpu --example gemm -- bench [M N K]
+//! cargo run --release -p rsqc-cpu --example gemm -- asm LEVEL int8|f32
+//! ```
+//!
+//! `bench` runs one thread and divides by the machine's own peak, measured in the same process by a loop of
+//! independent multiply-add instructions on registers.
+#![allow(unsafe_code)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::{Loaded, build};
+use rsqc_cpu::kernels::gemm::{Blocking, Epilogue, Gemm, Piece, Product, emit_gemm, param};
+use rsqc_cpu::level::{Level, LevelFacts, host_levels};
+use rsqc_cpu::llvm::{Any, Elem, Emit, Lanes, Output, Worker};
+use rsqc_cpu::pack::{self, Matrix};
+use std::time::{Duration, Instant};
+
+/// Dequantizes (int8) and stores floats.
+struct Store(Gemm);
+
+impl<'c> Epilogue<'c> for Store {
+    fn piece(&mut self, e: &Emit<'c>, piece: &Piece<'_, 'c>) {
+        let mut x = piece.acc;
+        if let Some(scales) = piece.scales {
+            x = e.fmul(e.to_f32(x), e.load(Elem::F32, 16, scales, Lanes::All));
+        }
+        let at = e.add(e.mul(piece.row.m, self.0.param(e, param::N)), piece.n);
+        e.store(x, e.at_index(e.buf(2), at, 4), piece.lanes);
+    }
+}
+
+fn gemm(product: Product) -> Gemm {
+    Gemm {
+        product,
+        a: 0,
+        b: 1,
+        first_param: 0,
+        batch_axes: 0,
+    }
+}
+
+/// `params[0]` rounds of 16 independent multiply-adds.
+fn peak_kernel<'c>(e: &Emit<'c>, product: Product) {
+    let elem = if product == Product::Int8 {
+        Elem::I32
+    } else {
+        Elem::F32
+    };
+    let lanes = e.level().lanes();
+    let ones = e.load(elem, lanes, e.buf(0), Lanes::All);
+    // Different starts: equal chains would be merged into one.
+    let start = |i: u32| {
+        e.load(elem, lanes, e.at_const(e.buf(0), i64::from(i) * 64), Lanes::All)
+            .into()
+    };
+    let starts: Vec<Any<'c>> = (0..12).map(start).collect();
+    let sums = e.fold(e.i64(0), e.param(0), e.i64(1), &starts, |_, sums| {
+        let step = |sum: &Any<'c>| {
+            let sum = sum.into_vector_value();
+            if product == Product::Int8 {
+                e.dot_u8_s8(sum, ones, ones)
+            } else {
+                e.fma(ones, ones, sum)
+            }
+        };
+        // Each sum depends on itself alone: twelve chains hide the latency.
+        let once: Vec<Any<'c>> = sums.iter().map(|sum| step(sum).into()).collect();
+        once
+    });
+    for (i, sum) in sums.iter().enumerate() {
+        e.store(
+            sum.into_vector_value(),
+            e.at_const(e.buf(0), i as i64 * 64),
+            Lanes::All,
+        );
+    }
+}
+
+/// Shortest of many runs.
+fn time(mut run: impl FnMut()) -> Duration {
+    let start = Instant::now();
+    let mut best = Duration::MAX;
+    while start.elapsed() < Duration::from_millis(400) {
+        let begin = Instant::now();
+        run();
+        best = best.min(begin.elapsed());
+    }
+    best
+}
+
+/// Multiply-adds a second of a register loop.
+fn peak(kernel: &Loaded, level: Level, product: Product) -> f64 {
+    let rounds = 100_000;
+    // Pairs of distinct floats near 1; subnormal ones would be slow.
+    let mut buffer: Vec<u64> = (0..96).map(|i| 0x3f80_0000_3f80_0000 + i).collect();
+    let took = time(|| {
+        kernel.call(
+            level,
+            &[buffer.as_mut_ptr().cast()],
+            &[rounds],
+            &mut [0; 16],
+            (0, 1),
+        );
+    });
+    let lanes = level.lanes() * if product == Product::Int8 { 4 } else { 1 };
+    12.0 * rounds as f64 * f64::from(lanes) / took.as_secs_f64()
+}
+
+fn bench(worker: &Worker, (m, n, k): (usize, usize, usize)) {
+    for product in [Product::Int8, Product::F32] {
+        let g = gemm(product);
+        let kernel = build(worker, |e| emit_gemm(e, &g, &mut Store(g)));
+        let size = if product == Product::Int8 { 1 } else { 4 };
+        let mut a = vec![0u8; m * k * size + 64];
+        let mut b = match product {
+            Product::Int8 => pack::pack_i8(Matrix::row_major(&vec![1; k * n], k, n), &[0.5]),
+            _ => pack::pack_f32(Matrix::row_major(&vec![1.0; k * n], k, n)),
+        }
+        .expect("a valid matrix");
+        b.extend([0; 64]);
+        let shift = b.as_ptr().align_offset(64);
+        b.rotate_right(shift);
+        let mut out = vec![0f32; m * n];
+        let blocking = Blocking::rows(product, k as u64);
+        let sizes = [
+            m,
+            n,
+            k,
+            blocking.row_block as usize,
+            blocking.panel_group as usize,
+            0,
+        ];
+        let params: Vec<i64> = sizes
+            .into_iter()
+            .chain([k * size, size, 0, 0, 0])
+            .map(|x| x as i64)
+            .collect();
+        let tiles = blocking.tiles(1, m as u64, n as u64) as i64;
+        for level in host_levels() {
+            let bufs = [a.as_mut_ptr(), b[shift..].as_mut_ptr(), out.as_mut_ptr().cast()];
+            let took = time(|| kernel.call(level, &bufs, &params, &mut [0; 16], (0, tiles)));
+            let rate = (m * n * k) as f64 / took.as_secs_f64();
+            let has_peak = if product == Product::Int8 {
+                level.has_vnni()
+            } else {
+                level.has_fma()
+            };
+            let share = if has_peak {
+                let loops = worker_peak(worker, level, product);
+                format!("{:5.1} % of {:.0}", 100.0 * rate / loops, loops / 1e9)
+            } else {
+                String::new()
+            };
+            println!(
+                "{product:?} {m}x{n}x{k} {level}: {:.1} us, {:.1} G mul-add/s {share}",
+                took.as_secs_f64() * 1e6,
+                rate / 1e9
+            );
+        }
+    }
+}
+
+fn worker_peak(worker: &Worker, level: Level, product: Product) -> f64 {
+    let kernel = common::build_levels(worker, &[level], |e| peak_kernel(e, product));
+    peak(&kernel, level, product)
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let worker = Worker::new().expect("llvm has x86");
+    match args.as_slice() {
+        ["bench"] => bench(&worker, (128, 1536, 384)),
+        ["bench", sizes @ ..] if sizes.len() == 3 => {
+            let size = |i: usize| sizes[i].parse().expect("sizes are numbers");
+            bench(&worker, (size(0), size(1), size(2)));
+        }
+        ["asm", level, product] => {
+            let level = Level::from_name(level).expect("a level's name");
+            let g = gemm(if *product == "int8" {
+                Product::Int8
+            } else {
+                Product::F32
+            });
+            let e = worker.kernel(level);
+            emit_gemm(&e, &g, &mut Store(g));
+            let text = worker.finish(e, Output::Asm).expect("the kernel compiles");
+            print!("{}", String::from_utf8_lossy(&text));
+        }
+        _ => eprintln!("bench [M N K] | asm LEVEL int8|f32"),
+    }
+}
