@@ -1,6 +1,8 @@
 //! THE list of passes. A new pass is one file and one row here; its place in compilation is in [`crate::pipeline`].
 
 use crate::pass::{Pass, PassOptions};
+use crate::scheme::Scheme;
+use crate::{canon, fuse, lower, methods, rewrite};
 use rsqc_ir::diag::{Blame, Diag};
 
 /// Makes a pass from its options.
@@ -22,7 +24,39 @@ macro_rules! passes {
     };
 }
 
-passes! {}
+passes! {
+    // canon
+    "fold-constants", "evaluates nodes whose operands are constants (grow)", |o| Ok(Box::new(canon::FoldConstants::from_options(o)?));
+    "merge-equal", "common subexpressions; equal constants become one", |_| Ok(Box::new(canon::MergeEqual));
+    "remove-identities", "ops that do nothing; chains of movement", |_| Ok(Box::new(canon::RemoveIdentities));
+    "drop-zero-adds", "x + 0 of floats", |_| Ok(Box::new(canon::DropZeroAdds));
+    "order-operands", "constants last, then by value", |_| Ok(Box::new(canon::OrderOperands));
+    "simplify-arithmetic", "one spelling of powers, quotients, conditions", |_| Ok(Box::new(canon::SimplifyArithmetic));
+    "simplify-gathers", "constant gathers become slices", |_| Ok(Box::new(canon::SimplifyGathers));
+    "trim-constants", "constant operands in their smallest broadcasting form", |_| Ok(Box::new(canon::TrimConstants));
+    "bypass-expands", "expands in front of ops that broadcast", |_| Ok(Box::new(canon::BypassExpands));
+    "flatten-linears", "products between a pair of reshapes", |_| Ok(Box::new(canon::FlattenLinears));
+    "lower-patch-convs", "convolutions with stride = kernel become products", |_| Ok(Box::new(canon::LowerPatchConvs));
+    "fold-affine", "scales and offsets per channel move into weights", |_| Ok(Box::new(canon::FoldAffine));
+    "remove-dead", "nodes that nobody needs", |_| Ok(Box::new(canon::RemoveDead));
+    "enter-canonical", "marks the module as canonical", |_| Ok(Box::new(crate::pipeline::EnterCanonical));
+    // rewrite
+    "recognize-patterns", "norms, activations, softmax, rotary embedding (iterations, nodes)", |o| Ok(Box::new(rewrite::RecognizePatterns::from_options(o)?));
+    "recognize-attention", "attention blocks with masks and grouped heads", |_| Ok(Box::new(rewrite::RecognizeAttention));
+    // methods
+    "insert-fake-quant", "marks what the scheme quantizes (scheme)", |o| {
+        let name: String = o.take("scheme", "w8a8".into())?;
+        Ok(Box::new(methods::InsertFakeQuant { scheme: Scheme::parse(&name)? }))
+    };
+    // fuse
+    "form-regions", "every op becomes a region", |_| Ok(Box::new(fuse::FormRegions));
+    // lower
+    "lower-to-integer", "fake quantization becomes codes and integer products", |_| Ok(Box::new(lower::LowerToInteger));
+    "expand-transcendentals", "exp, erf, ... become formulas of primitive ops", |_| Ok(Box::new(lower::ExpandTranscendentals));
+    "simplify-bodies", "drops dead and equal statements of bodies", |_| Ok(Box::new(lower::SimplifyBodies));
+    "assign-layouts", "packed weights and offset activation codes", |_| Ok(Box::new(lower::AssignLayouts));
+    "finish-lowering", "every output gets a writer of its own", |_| Ok(Box::new(lower::FinishLowering));
+}
 
 /// The pass of this name with the given options.
 fn make(name: &str, mut options: PassOptions) -> Result<Box<dyn Pass>, Diag> {
