@@ -44,7 +44,8 @@ fn is_patch(c: &Conv, kernel: &[i64]) -> bool {
 
 fn lower(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Rewritten {
     let node = ed.old().graph.node(id);
-    let (Op::Conv(c), Some(x), Some(w)) = (&node.op, ins[0], ins[1]) else { return Ok(None) };
+    let (Op::Conv(c), [Some(x), Some(w), ..]) = (&node.op, ins) else { return Ok(None) };
+    let (x, w) = (*x, *w);
     let Some(weights) = ed.tensor(w).filter(|t| t.shape.len() >= 3) else { return Ok(None) };
     let kernel: Vec<i64> = weights.shape[2..].iter().map(|k| *k as i64).collect();
     if !is_patch(c, &kernel) {
