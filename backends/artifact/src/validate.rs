@@ -9,8 +9,8 @@
 //! 6. Blocks form a tree rooted at block 0, at most [`MAX_DEPTH`] deep.
 //! 7. A step uses a buffer only inside the buffer's live range; a buffer that a loop uses and that was live
 //!    before the loop lives to the loop's end.
-//! 8. An arena buffer is aliased at most once, to a buffer that is not itself an alias defined later; nothing
-//!    writes a weight or an input.
+//! 8. Only an arena buffer is an alias, of one buffer; nothing writes a weight or an input, directly or through
+//!    an alias.
 
 use crate::error::ArtifactError;
 use crate::level::Level;
@@ -193,6 +193,8 @@ struct Walk<'a> {
     m: &'a Manifest,
     seen: Vec<bool>,
     aliased: Vec<bool>,
+    /// The buffer whose memory a buffer lies in, as far as aliases were met.
+    root: Vec<u32>,
     next_step: u32,
     /// First step of each enclosing loop.
     loops: Vec<u32>,
@@ -206,6 +208,7 @@ impl<'a> Walk<'a> {
             m,
             seen: vec![false; m.blocks.len()],
             aliased: vec![false; m.buffers.len()],
+            root: (0..m.buffers.len() as u32).collect(),
             next_step: 0,
             loops: Vec::new(),
             used_in_loop: Vec::new(),
@@ -286,6 +289,10 @@ impl<'a> Walk<'a> {
             Some(step::Kind::Alias(alias)) => {
                 self.use_buffer(alias.of, number, Use::Read, user)?;
                 self.use_buffer(alias.buffer, number, Use::Define, user)?;
+                let of = self.root.get(alias.of as usize).copied().unwrap_or(alias.of);
+                if let Some(root) = self.root.get_mut(alias.buffer as usize) {
+                    *root = of;
+                }
                 self.optional_expr(alias.byte_offset, user)
             }
             Some(step::Kind::Copy(copy)) => {
@@ -360,8 +367,13 @@ impl<'a> Walk<'a> {
                 buffer.name, buffer.first_step, buffer.last_step
             ));
         }
+        let root = self
+            .root
+            .get(id as usize)
+            .and_then(|root| self.m.buffers.get(*root as usize));
+        let memory = root.and_then(|root| root.kind.as_ref());
         match (what, &buffer.kind) {
-            (Use::Write, Some(buffer::Kind::Weight(_) | buffer::Kind::Input(_))) => {
+            (Use::Write, _) if matches!(memory, Some(buffer::Kind::Weight(_) | buffer::Kind::Input(_))) => {
                 return bad(format!(
                     "{user} writes buffer {id} ({}), which is constant",
                     buffer.name

@@ -274,9 +274,7 @@ impl<'a, 't> Exec<'a, 't> {
                     .wrapping_add(*offset as usize),
             );
         }
-        if self.model.weights().pending() {
-            self.check_weights(launch)?;
-        }
+        self.check_weights(launch.args.iter().map(|a| a.buffer))?;
         let call = Call {
             ready,
             args: &args,
@@ -292,12 +290,15 @@ impl<'a, 't> Exec<'a, 't> {
         Ok(())
     }
 
-    /// Compares the digests of the weights that a launch is the first to use.
-    fn check_weights(&self, launch: &Launch) -> Result<(), RuntimeError> {
+    /// Compares the digests of the weights that a step is the first to use.
+    fn check_weights(&self, buffers: impl Iterator<Item = u32>) -> Result<(), RuntimeError> {
         let weights = self.model.weights();
+        if !weights.pending() {
+            return Ok(());
+        }
         let mut chunks = Vec::new();
-        for arg in &launch.args {
-            let root = self.model.layout().root[arg.buffer as usize];
+        for buffer in buffers {
+            let root = self.model.layout().root[buffer as usize];
             if let Some(buffer::Kind::Weight(range)) = &self.m.buffers[root as usize].kind {
                 let begin = range.offset as usize;
                 chunks.extend(weights.pending_chunks(begin..begin + range.length as usize));
@@ -355,6 +356,11 @@ impl<'a, 't> Exec<'a, 't> {
                 new.as_mut_slice()[..old.size()].copy_from_slice(old.as_slice());
             }
             self.late[id] = Some(new);
+            // Aliases point into the old memory; they must be made again.
+            let layout = self.model.layout();
+            for other in (0..self.addresses.len()).filter(|b| layout.alias[*b] && layout.root[*b] == buffer) {
+                self.addresses[other] = std::ptr::null_mut();
+            }
         }
         Ok(self.late[id]
             .as_ref()
@@ -382,6 +388,7 @@ impl<'a, 't> Exec<'a, 't> {
         let bytes = fits.ok_or_else(|| {
             RuntimeError::Internal(format!("a copy of {bytes} bytes between buffers of {room} bytes"))
         })?;
+        self.check_weights(std::iter::once(copy.src))?;
         let (dst, src) = (self.address(copy.dst, "copy")?, self.address(copy.src, "copy")?);
         // SAFETY: both buffers have `bytes` bytes; `copy` allows what validation cannot exclude, an overlap.
         unsafe { std::ptr::copy(src, dst, bytes) };
@@ -402,6 +409,7 @@ impl<'a, 't> Exec<'a, 't> {
                     bind.index
                 ))
             })?;
+        self.check_weights(std::iter::once(bind.buffer))?;
         let address = self.address(bind.buffer, "bind")?.wrapping_add(offset);
         let mut raw = [0u8; 8];
         // SAFETY: `size <= 8` bytes at `offset` lie inside the buffer.

@@ -262,7 +262,7 @@ fn claim_and_run(shared: &Shared, worker: usize) -> bool {
                 // job of that epoch, and its owner waits for the chunk that was just taken.
                 let job = unsafe { &*job };
                 let begin = i64::from(next) * job.chunk;
-                run_chunk(job, worker, begin, (begin + job.chunk).min(job.tiles));
+                run_chunk(job, worker, begin, begin.saturating_add(job.chunk).min(job.tiles));
                 return true;
             }
             Err(now) => word = now,
@@ -344,7 +344,7 @@ unsafe extern "C" fn external_body(argument: *mut std::ffi::c_void, index: u32) 
             return;
         }
         let begin = chunk * external.job.chunk;
-        let end = (begin + external.job.chunk).min(external.job.tiles);
+        let end = begin.saturating_add(external.job.chunk).min(external.job.tiles);
         run_chunk(external.job, index as usize, begin, end);
     }
 }

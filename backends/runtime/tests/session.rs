@@ -467,6 +467,21 @@ fn broken_plans_are_refused() {
         }))
     };
     assert!(refuse(|m| m.buffers[2].kind = Some(buffer::Kind::State(Unit {}))).contains("not supported"));
+    let through_alias = refuse(|m| {
+        let alias = Alias {
+            buffer: 2,
+            of: 0,
+            byte_offset: None,
+        };
+        m.blocks[0].steps.insert(
+            0,
+            Step {
+                kind: Some(step::Kind::Alias(alias)),
+            },
+        );
+        m.buffers[2].last_step = 9;
+    });
+    assert!(through_alias.contains("constant"), "{through_alias}");
     let mut m = two_steps().m;
     m.blocks[0].steps[0].kind = state();
     let kernels: Vec<KernelFn> = vec![add, double];
