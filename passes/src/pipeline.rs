@@ -63,3 +63,10 @@ pub fn compile(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
     all.extend(lower::passes(scheme));
     all
 }
+
+/// The whole way of a scheme: from `imported` to `lowered`.
+pub fn pipeline(scheme: &crate::scheme::Scheme) -> Vec<Box<dyn Pass>> {
+    let mut all = canonicalize();
+    all.extend(crate::lower::passes(scheme));
+    all
+}

@@ -1,0 +1,5 @@
+//! The `rsqc` command.
+
+fn main() -> std::process::ExitCode {
+    rsqc::cli::main()
+}

@@ -1,0 +1,72 @@
+//! Opens whatever can run: artifacts, and models compiled in this process or run by the reference evaluator.
+
+use crate::artifact::ArtifactProgram;
+use crate::compiler::{self, Clock, CompileOptions};
+use crate::error::Failure;
+use crate::inprocess::SessionProgram;
+use crate::program::{ModuleProgram, Program};
+use rsqc_ir::eval::ReferenceExecutor;
+use rsqc_passes::scheme::Scheme;
+use std::path::Path;
+
+/// What runs a model.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum BackendName {
+    /// Compiled code.
+    Cpu,
+    /// The reference evaluator.
+    Reference,
+}
+
+/// How to open a model; an artifact knows its scheme and backend.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Scheme.
+    pub scheme: String,
+    /// What runs it.
+    pub backend: BackendName,
+    /// Threads; 0 = one a physical core.
+    pub threads: usize,
+}
+
+static REFERENCE: ReferenceExecutor = ReferenceExecutor;
+
+/// Opens an artifact or a model.
+pub fn open(path: &Path, o: &OpenOptions) -> Result<Box<dyn Program>, Failure> {
+    if crate::cli::is_artifact(path) {
+        return Ok(Box::new(ArtifactProgram::open(path, o.threads)?));
+    }
+    let scheme = parse_scheme(&o.scheme)?;
+    let options = CompileOptions::native(scheme)?;
+    let backend = crate::backends::find("cpu").expect("the cpu backend is listed");
+    match o.backend {
+        BackendName::Cpu => {
+            let compiled = compiler::compile(path, &options, backend.as_ref(), &mut Clock::new(&mut |_| {}))?;
+            Ok(Box::new(SessionProgram::new(&compiled.load()?, o.threads)?))
+        }
+        BackendName::Reference => {
+            let mut m = compiler::import(path, &options.dims)?;
+            // The float model runs as imported; a quantized one as its lowered regions, which the evaluator executes.
+            if !options.scheme.is_float() {
+                compiler::lower(&mut m, path, &options, backend.as_ref())?;
+            }
+            Ok(Box::new(ModuleProgram::new(&m, &REFERENCE)?))
+        }
+    }
+}
+
+/// Parses `--scheme`: a name, or a recipe file.
+pub fn parse_scheme(text: &str) -> Result<Scheme, Failure> {
+    let at = Path::new(text);
+    let parsed = if text.ends_with(".toml") {
+        let recipe = std::fs::read_to_string(at)
+            .map_err(|e| Failure::error(format!("{}: cannot be read: {}", rsqc_onnx::error::escape_path(at), e.kind())))?;
+        Scheme::from_recipe(&rsqc_onnx::error::escape_path(at), &recipe)
+    } else {
+        Scheme::parse(text)
+    };
+    parsed.map_err(|d| match d.blame {
+        rsqc_ir::diag::Blame::Unsupported => Failure::unsupported(d.to_string()),
+        _ => Failure::usage(d.to_string()),
+    })
+}
