@@ -4,6 +4,7 @@
 //! everything that its code depends on, so equal names mean equal code.
 
 use crate::kernels::body;
+use crate::kernels::linear::Linear;
 use crate::kernels::rows::{self, Schedule};
 use crate::llvm::Emit;
 use rsqc_backend::{KernelSpec, Launch, Params};
@@ -20,6 +21,8 @@ const GENERATION: u32 = 1;
 pub enum Family {
     /// Rows, and contractions in general form.
     Rows(Schedule),
+    /// Matrix products on register tiles.
+    Linear(Linear),
 }
 
 /// A chosen kernel.
@@ -38,6 +41,7 @@ impl Choice {
     pub fn emit(&self, e: &Emit<'_>) {
         match &self.family {
             Family::Rows(schedule) => rows::emit(e, &self.spec, *schedule),
+            Family::Linear(linear) => linear.emit(e, &self.spec),
         }
     }
 }
@@ -49,8 +53,15 @@ impl Choice {
 pub fn choose(spec: &KernelSpec) -> Result<Choice, Diag> {
     check(spec)?;
     let spec = rows::normalize(spec);
-    let params = Params::of(&spec).dims().to_vec();
-    let (family, what, tiles, scratch_bytes) = choose_rows(&spec)?;
+    let mut params = Params::of(&spec).dims().to_vec();
+    let (family, what, tiles, scratch_bytes) = if let Some(linear) = Linear::of(&spec) {
+        let sizes = linear.sizes(&spec);
+        params.extend(sizes.params);
+        let what = linear.what().to_owned();
+        (Family::Linear(linear), what, sizes.tiles, sizes.scratch)
+    } else {
+        choose_rows(&spec)?
+    };
     let name = name(&spec, &what, &family);
     let macs = macs(&spec);
     let all = spec.operands.iter().chain(&spec.results);

@@ -3,4 +3,5 @@
 pub mod access;
 pub mod body;
 pub mod gemm;
+pub mod linear;
 pub mod rows;

@@ -6,7 +6,6 @@
 //! the normal form, so regions that differ only in how their axes are cut share code.
 
 use rsqc_backend::KernelSpec;
-use rsqc_ir::Dim;
 use rsqc_ir::region::{Access, Anchor, AxisKind, Region};
 use rsqc_ir::scalar::{Body, BodyId, ScalarOp};
 
