@@ -2,10 +2,8 @@
 
 use crate::canon::*;
 use crate::lower;
-use crate::lower;
 use crate::pass::{Effect, Pass, PassCx, Phases};
 use crate::rewrite::{RecognizeAttention, RecognizePatterns};
-use crate::scheme::Scheme;
 use crate::scheme::Scheme;
 use rsqc_ir::Phase;
 use rsqc_ir::diag::Diag;
@@ -70,12 +68,5 @@ pub fn compile(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
 pub fn pipeline(scheme: &crate::scheme::Scheme) -> Vec<Box<dyn Pass>> {
     let mut all = canonicalize();
     all.extend(crate::lower::passes(scheme));
-    all
-}
-
-/// All passes of a scheme, from `imported` to `lowered`.
-pub fn pipeline(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
-    let mut all = canonicalize();
-    all.extend(lower::passes(scheme));
     all
 }
