@@ -8,9 +8,11 @@ use super::{Finding, unsafe_files};
 enum Use {
     /// A block, an impl, an extern block or an attribute: the author promises something.
     Promise,
-    /// A function or trait: the caller promises something.
+    /// A visible function, or a trait: the user promises something.
     Demand,
-    /// A function pointer type: nothing is promised here.
+    /// A function private to its module: what it asks is argued at its calls.
+    Private,
+    /// A function pointer type: nothing is done here.
     Type,
 }
 
@@ -26,8 +28,18 @@ fn classify(lexed: &Lexed, at: usize) -> Use {
             next += 1;
         }
     }
+    // `pub unsafe`, `pub(crate) unsafe`, `pub const unsafe`.
+    let before = |back: usize| {
+        at.checked_sub(back)
+            .map_or("", |at| lexed.tokens[at].text.as_str())
+    };
+    let visible = matches!(
+        (before(1), before(2)),
+        ("pub" | ")", _) | ("const" | "async", "pub" | ")")
+    );
     match lexed.tokens.get(next).map(|token| token.text.as_str()) {
         Some("fn") if lexed.is(next + 1, "(") => Use::Type,
+        Some("fn") if !visible => Use::Private,
         Some("fn" | "trait") => Use::Demand,
         _ => Use::Promise,
     }
@@ -82,10 +94,8 @@ pub fn check(lexed: &Lexed) -> Vec<Finding> {
         }
         let marks: &[&str] = match use_ {
             Use::Promise => &["SAFETY:"],
-            // A kernel written for a test meets the one contract of all kernels.
-            Use::Demand if token.test => continue,
             Use::Demand => &["# Safety", "SAFETY:"],
-            Use::Type => continue,
+            Use::Private | Use::Type => continue,
         };
         if !argued(&lexed.lines, line, marks) {
             let what = format!("unsafe without a `{}` line directly above", marks[0]);
@@ -124,6 +134,8 @@ mod tests {
     fn a_demand_needs_its_terms() {
         assert_eq!(found("pub unsafe fn a() {}"), [1]);
         assert!(found("/// A.\n///\n/// # Safety\n/// Be kind.\n#[inline]\npub unsafe fn a() {}").is_empty());
+        assert!(found("unsafe extern \"C\" fn a() {}").is_empty());
+        assert_eq!(found("pub(crate) const unsafe fn a() {}"), [1]);
         assert!(found("type A = unsafe extern \"C\" fn(u8);").is_empty());
         assert!(found("#[cfg(test)]\nmod tests { unsafe fn kernel() {} }").is_empty());
         assert_eq!(

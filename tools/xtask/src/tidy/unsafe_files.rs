@@ -14,11 +14,34 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
         "executable memory for generated code",
     ),
     ("backends/cpu/tests/common/mod.rs", "calls of generated kernels"),
+    ("backends/cpu/tests/common/guarded.rs", "buffers with guard pages"),
+    (
+        "backends/cpu/tests/common/kernel.rs",
+        "calls of generated kernels",
+    ),
+    (
+        "backends/runtime/src/abi/export.rs",
+        "the exported function and the anchor in the file",
+    ),
+    ("backends/runtime/src/abi/handles.rs", "handles that callers hold"),
+    ("backends/runtime/src/abi/model_fns.rs", "the C interface: models"),
+    (
+        "backends/runtime/src/abi/session_fns.rs",
+        "the C interface: sessions",
+    ),
     (
         "backends/runtime/src/cpu.rs",
         "control registers and CPU identification",
     ),
+    (
+        "backends/runtime/src/dylib.rs",
+        "loading artifacts and calling their interface",
+    ),
     ("backends/runtime/src/exec.rs", "calls of kernels"),
+    (
+        "backends/runtime/src/image.rs",
+        "the artifact's own image in memory",
+    ),
     ("backends/runtime/src/memory.rs", "mapped memory"),
     (
         "backends/runtime/src/model.rs",
@@ -29,6 +52,10 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
         "work shared with threads by pointer, futex",
     ),
     ("backends/runtime/src/weights.rs", "mapped weights"),
+    (
+        "backends/runtime/tests/damaged_plans.rs",
+        "kernels written by hand",
+    ),
     ("backends/runtime/tests/session.rs", "kernels written by hand"),
     ("frontends/onnx/src/source.rs", "mapped model files"),
 ];
