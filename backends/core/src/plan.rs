@@ -56,9 +56,9 @@ pub fn build_plan(m: &Module, backend: &dyn Backend) -> Result<Plan, Vec<Diag>> 
     b.declare_io();
     let mut errors = Vec::new();
     for id in order {
-        if let Err(e) = b.node(id) {
-            errors.push(e);
-        }
+        // After an error only selection goes on: what a failed step would have written has no buffer.
+        let result = if errors.is_empty() { b.node(id) } else { b.select(id).map(|_| ()) };
+        errors.extend(result.err());
     }
     if !errors.is_empty() {
         return Err(errors);
@@ -244,27 +244,28 @@ impl<'a> Builder<'a> {
         Ok(b)
     }
 
-    fn node(&mut self, id: NodeId) -> Result<(), Diag> {
-        let n = self.m.graph.node(id);
-        let Some(region) = region_of(self.m, id) else {
-            return Err(Diag::internal(
-                n.loc.to_string(),
-                format!("`{}` is left in a lowered module", n.op.name()),
-            ));
-        };
+    /// The spec of a region node and the backend's answer to it.
+    fn select(&self, id: NodeId) -> Result<(&'a Region, KernelSpec, Launch), Diag> {
         let g = &self.m.graph;
-        let operands: Vec<ValueId> = n.inputs.iter().flatten().copied().collect();
+        let n = g.node(id);
+        let Some(region) = region_of(self.m, id) else {
+            return Err(Diag::internal(n.loc.to_string(), format!("`{}` is left in a lowered module", n.op.name())));
+        };
         let spec = KernelSpec {
             region: region.clone(),
-            operands: operands.iter().map(|v| g.ty(*v).clone()).collect(),
-            operand_layouts: operands.iter().map(|v| g.value(*v).layout).collect(),
+            operands: n.inputs.iter().flatten().map(|v| g.ty(*v).clone()).collect(),
+            operand_layouts: n.inputs.iter().flatten().map(|v| g.value(*v).layout).collect(),
             results: n.outputs.iter().map(|v| g.ty(*v).clone()).collect(),
             result_layouts: n.outputs.iter().map(|v| g.value(*v).layout).collect(),
         };
-        let launch = self.backend.select(&spec).map_err(|d| Diag {
-            loc: n.loc.to_string(),
-            ..d
-        })?;
+        let launch = self.backend.select(&spec).map_err(|d| Diag { loc: n.loc.to_string(), ..d })?;
+        Ok((region, spec, launch))
+    }
+
+    fn node(&mut self, id: NodeId) -> Result<(), Diag> {
+        let (region, spec, launch) = self.select(id)?;
+        let n = self.m.graph.node(id);
+        let operands: Vec<ValueId> = n.inputs.iter().flatten().copied().collect();
         let mut args = Vec::new();
         for (slot, v) in operands.iter().enumerate() {
             let b = self.operand(*v, anchor_reads(region, slot as u32))?;
