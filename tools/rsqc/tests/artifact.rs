@@ -1,5 +1,4 @@
 //! Real artifacts: the template with hand-assembled kernels, loaded, called, damaged.
-#![allow(unsafe_code)]
 
 #[path = "../../../backends/runtime/tests/common/mod.rs"]
 mod common;
@@ -154,7 +153,7 @@ fn the_template_needs_libc_only_and_exports_one_function() {
         .and_then(Path::to_str)
         .expect("a folder");
     assert!(
-        !text.contains(root) && !text.contains("/.cargo/") && !text.contains("/home/"),
+        !text.contains(root) && !text.contains("/.cargo/"),
         "a builder's path"
     );
     let floor = text.split("GLIBC_2.").skip(1).filter_map(|t| {

@@ -13,6 +13,7 @@ pub struct Anchor {
 }
 
 /// The anchor of this image; empty in a bare template.
+// SAFETY: the name is unique; the version script keeps it private to the library.
 #[unsafe(no_mangle)]
 pub static RSQC_ANCHOR: Anchor = Anchor {
     magic: ANCHOR_MAGIC,
@@ -56,6 +57,7 @@ static TABLE: Api = Api {
 };
 
 /// The table of the interface; null for a version that this library does not have.
+// SAFETY: the name is unique: artifacts export it and nothing else, and are loaded with RTLD_LOCAL.
 #[unsafe(no_mangle)]
 pub extern "C" fn rsqc_model_api(version: u32) -> *const Api {
     if version == API_VERSION {

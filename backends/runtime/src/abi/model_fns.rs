@@ -25,6 +25,10 @@ fn null(what: &str) -> RuntimeError {
     RuntimeError::Invalid(format!("{what} is null"))
 }
 
+/// `open` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn open(
     options: *const COptions,
     model: *mut *mut c_void,
@@ -59,6 +63,8 @@ fn silence_panics() {
     ONCE.call_once(|| std::panic::set_hook(Box::new(|_| {})));
 }
 
+/// # Safety
+/// `options` is null or a readable struct.
 unsafe fn open_inner(options: *const COptions) -> Result<Handle, RuntimeError> {
     // SAFETY: null or a readable struct.
     let options = unsafe { options.as_ref() };
@@ -95,6 +101,10 @@ unsafe fn open_inner(options: *const COptions) -> Result<Handle, RuntimeError> {
     Ok(Arc::new(ModelHandle::new(model, image)))
 }
 
+/// `close` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn close(model: *mut c_void) {
     if !model.is_null() {
         // SAFETY: came from `open`, closed once.
@@ -102,21 +112,35 @@ pub unsafe extern "C" fn close(model: *mut c_void) {
     }
 }
 
+/// `input_count` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn input_count(model: *const c_void) -> u32 {
     // SAFETY: the header's contract.
     unsafe { handle(model) }.map_or(0, |h| h.inputs.len() as u32)
 }
 
+/// `output_count` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn output_count(model: *const c_void) -> u32 {
     // SAFETY: the header's contract.
     unsafe { handle(model) }.map_or(0, |h| h.outputs.len() as u32)
 }
 
+/// `symbol_count` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn symbol_count(model: *const c_void) -> u32 {
     // SAFETY: the header's contract.
     unsafe { handle(model) }.map_or(0, |h| h.symbols.len() as u32)
 }
 
+/// # Safety
+/// `io` is null or a writable struct.
 unsafe fn fill_io(list: Option<&Vec<IoInfo>>, index: u32, io: *mut CIo) -> i32 {
     // SAFETY: null or a writable struct.
     let io = unsafe { io.as_mut() };
@@ -129,16 +153,28 @@ unsafe fn fill_io(list: Option<&Vec<IoInfo>>, index: u32, io: *mut CIo) -> i32 {
     }
 }
 
+/// `input` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn input(model: *const c_void, index: u32, io: *mut CIo) -> i32 {
     // SAFETY: the header's contract.
     unsafe { fill_io(handle(model).map(|h| &h.inputs), index, io) }
 }
 
+/// `output` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn output(model: *const c_void, index: u32, io: *mut CIo) -> i32 {
     // SAFETY: the header's contract.
     unsafe { fill_io(handle(model).map(|h| &h.outputs), index, io) }
 }
 
+/// `symbol` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn symbol(model: *const c_void, index: u32, symbol: *mut CSymbol) -> i32 {
     // SAFETY: the header's contract.
     let (handle, symbol) = unsafe { (handle(model), symbol.as_mut()) };
@@ -158,11 +194,19 @@ pub unsafe extern "C" fn symbol(model: *const c_void, index: u32, symbol: *mut C
     }
 }
 
+/// `level` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn level(model: *const c_void) -> *const c_char {
     // SAFETY: the header's contract.
     unsafe { handle(model) }.map_or(c"".as_ptr(), |h| h.level.as_ptr())
 }
 
+/// `manifest` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn manifest(model: *const c_void, length: *mut usize) -> *const u8 {
     // SAFETY: the header's contract.
     let bytes: &[u8] = unsafe { handle(model) }.map_or(&[], |h| h.image.manifest());
@@ -173,6 +217,10 @@ pub unsafe extern "C" fn manifest(model: *const c_void, length: *mut usize) -> *
     bytes.as_ptr()
 }
 
+/// `root` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn root(model: *const c_void) -> *const u8 {
     // SAFETY: the header's contract.
     unsafe { handle(model) }.map_or(std::ptr::null(), |h| h.image.root().as_ptr())

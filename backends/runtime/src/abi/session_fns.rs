@@ -65,6 +65,10 @@ impl Drop for Held<'_> {
     }
 }
 
+/// `session_new` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn session_new(
     model: *mut c_void,
     options: *const CSessionOptions,
@@ -118,15 +122,22 @@ pub unsafe extern "C" fn session_new(
     }
 }
 
+/// `session_free` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn session_free(session: *mut c_void) {
     if !session.is_null() {
         // SAFETY: came from `session_new`, freed once.
-        guarded_or((), || {
-            drop(unsafe { Box::from_raw(session.cast::<SessionHandle>()) })
-        });
+        let handle = unsafe { Box::from_raw(session.cast::<SessionHandle>()) };
+        guarded_or((), || drop(handle));
     }
 }
 
+/// `error` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn error(session: *mut c_void) -> *const c_char {
     // SAFETY: the header's contract.
     match unsafe { Held::take(session) } {
@@ -206,6 +217,9 @@ unsafe fn shape<'a>(tensor: *const CTensor, name: &str) -> Result<&'a [i64], Run
 }
 
 /// Refuses strides other than those of a dense tensor.
+///
+/// # Safety
+/// `tensor` is readable, and `strides` null or as long as `dims`.
 unsafe fn check_dense(tensor: *const CTensor, dims: &[i64], name: &str) -> Result<(), RuntimeError> {
     // SAFETY: a readable struct.
     let strides = unsafe { (*tensor).strides };
@@ -227,6 +241,9 @@ unsafe fn check_dense(tensor: *const CTensor, dims: &[i64], name: &str) -> Resul
 }
 
 /// Writes shape and rank of an output.
+///
+/// # Safety
+/// `tensor` is writable, and `dims` null or `rank` elements long.
 unsafe fn write_dims(tensor: *mut CTensor, dims: &[i64], name: &str) -> Result<(), RuntimeError> {
     // SAFETY: a writable struct.
     let t = unsafe { &mut *tensor };
@@ -299,6 +316,10 @@ impl OutputSink for CallerOutputs<'_> {
     }
 }
 
+/// `run` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn run(
     session: *mut c_void,
     inputs: *const CTensor,
@@ -351,6 +372,10 @@ pub unsafe extern "C" fn run(
     })
 }
 
+/// `infer` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn infer(
     session: *mut c_void,
     inputs: *const CTensor,
@@ -383,6 +408,10 @@ pub unsafe extern "C" fn infer(
     })
 }
 
+/// `step_times` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn step_times(
     session: *mut c_void,
     times: *mut CStepTime,
@@ -415,6 +444,10 @@ pub unsafe extern "C" fn step_times(
     })
 }
 
+/// `memory` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn memory(session: *mut c_void) -> u64 {
     // SAFETY: the header's contract.
     unsafe { Held::take(session) }.map_or(0, |held| held.session().memory_bytes() as u64)
@@ -425,20 +458,40 @@ fn no_state() -> i32 {
     RuntimeError::Unsupported(String::new()).status()
 }
 
+/// `state_new` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn state_new(_: *mut c_void, _: u64, _: *mut *mut c_void) -> i32 {
     no_state()
 }
 
+/// `state_clone` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn state_clone(_: *const c_void, _: *mut *mut c_void) -> i32 {
     no_state()
 }
 
+/// `state_truncate` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn state_truncate(_: *mut c_void, _: u64) -> i32 {
     no_state()
 }
 
+/// `state_reset` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn state_reset(_: *mut c_void) -> i32 {
     no_state()
 }
 
+/// `state_free` of `rsqc_api`.
+///
+/// # Safety
+/// The pointers are what `rsqc_model.h` demands.
 pub unsafe extern "C" fn state_free(_: *mut c_void) {}
