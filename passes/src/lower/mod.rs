@@ -12,7 +12,7 @@ pub use finish_lowering::FinishLowering;
 pub use lower_to_integer::LowerToInteger;
 pub use simplify_bodies::SimplifyBodies;
 
-use crate::fuse::FormRegions;
+use crate::fuse::{ComposeMovement, FormRegions, MergeLinears, MergeRegions};
 use crate::methods::InsertFakeQuant;
 use crate::pass::{Pass, PassCx};
 use crate::scheme::Scheme;
@@ -37,11 +37,16 @@ fn edit_region(cx: &mut PassCx<'_>, id: NodeId, f: impl FnOnce(&mut Region)) {
 /// From a canonical module to one of regions alone: quantization by `scheme`, regions, fusion, layouts.
 pub fn passes(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
     vec![
+        Box::new(MergeLinears {
+            scheme: scheme.clone(),
+        }),
         Box::new(InsertFakeQuant {
             scheme: scheme.clone(),
         }),
         Box::new(LowerToInteger),
         Box::new(FormRegions),
+        Box::new(ComposeMovement),
+        Box::new(MergeRegions),
         Box::new(ExpandTranscendentals),
         Box::new(SimplifyBodies),
         Box::new(AssignLayouts),
