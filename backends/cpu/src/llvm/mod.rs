@@ -2,7 +2,7 @@
 //!
 //! A [`Worker`] owns one LLVM context and one target machine a level. [`Worker::kernel`] opens an [`Emit`]: one module
 //! with one function of the kernel ABI, positioned in its body. `Emit` offers typed straight-line operations
-//! ([`math`], [`memory`]) and structured control flow ([`flow`]) as methods; [`Worker::finish`] closes, verifies,
+//! (`math`, `memory`) and structured control flow (`flow`) as methods; [`Worker::finish`] closes, verifies,
 //! optimises and encodes it.
 //!
 //! Numeric rules that hold by construction: no fast-math flag is ever set, so LLVM neither contracts nor reassociates;
