@@ -1,3 +1,5 @@
-//! Shared parts of rsqc's tests: random modules, compiled and reference execution, the folder of extra models.
+//! Shared parts of rsqc's tests: random modules, compiled execution of modules, the folder of extra models.
 
 pub mod random;
+pub mod run;
+pub mod shared;

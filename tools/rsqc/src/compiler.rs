@@ -134,9 +134,20 @@ pub fn compile(path: &Path, o: &CompileOptions, backend: &dyn Backend, clock: &m
     let mut m = import(path, &o.dims)?;
     clock.begin(Stage::Passes);
     let report = lower(&mut m, path, o, backend)?;
+    assemble(&m, report, path, o, backend, clock)
+}
+
+/// From a lowered module to a compiled one; `path` names the model in messages.
+pub fn assemble(
+    m: &Module,
+    report: Report,
+    path: &Path,
+    o: &CompileOptions,
+    backend: &dyn Backend,
+    clock: &mut Clock<'_>,
+) -> Result<Compiled, Failure> {
     clock.begin(Stage::Plan);
-    let mut plan = build_plan(&m, backend).map_err(|d| Failure::from_diags(path, &d))?;
-    drop(m);
+    let mut plan = build_plan(m, backend).map_err(|d| Failure::from_diags(path, &d))?;
     clock.begin(Stage::Codegen);
     let code = backend.generate(&plan.kernels, &o.levels).map_err(|d| Failure::from_diag(path, d))?;
     let weights = Arc::new(plan.weight_bytes());

@@ -1,0 +1,102 @@
+//! Random graphs: the evaluator against compiled code at every level of this machine.
+//!
+//! Every module is lowered by a scheme's pipeline. Compiled code must give the evaluator's bits on the lowered module
+//! unless it holds float products, whose order of additions belongs to the target; those stay within a tolerance. Float
+//! modules are compared with the evaluator on the module as it was before any pass, too. Two threads must give the bits of one.
+
+use rsqc_ir::eval::{Executor, ReferenceExecutor, Tensor};
+use rsqc_ir::region::Anchor;
+use rsqc_ir::{Module, Op, ScalarType, Symbol};
+use rsqc_tests::random::{self, Options};
+use rsqc_tests::run::{compile, levels, load, lower, options, relative_difference, run, same_bits};
+
+/// Graphs a test; eight tests make the total.
+const GRAPHS: u64 = 250;
+
+/// Float products in another order.
+const FLOAT_TOLERANCE: f64 = 2e-5;
+/// The same where a rounding difference can move a code: one step of 1/127 a quantized layer, a few layers deep.
+const CODE_TOLERANCE: f64 = 0.06;
+
+fn reference(m: &Module, inputs: &[Tensor]) -> Vec<Tensor> {
+    let mut prepared = ReferenceExecutor.prepare(m, &[]).expect("a verified module prepares");
+    prepared.run(inputs, &mut |_, _| {}).expect("a verified module runs")
+}
+
+fn has_float_products(m: &Module) -> bool {
+    let float = |op: &Op| match op {
+        Op::Region(r) => match &r.region.anchor {
+            Anchor::None => false,
+            Anchor::Contract { acc, .. } => *acc == ScalarType::F32,
+            Anchor::Attention(_) => true,
+        },
+        _ => false,
+    };
+    m.graph.node_ids().any(|n| float(&m.graph.node(n).op))
+}
+
+fn check(seed: u64, scheme: &str) {
+    let ops = 1 + (seed % 9) as usize;
+    let original = random::module(seed, ops, Options { test_op: seed % 5 == 0 });
+    let o = options(scheme, &levels());
+    let mut lowered = original.clone();
+    if let Err(e) = lower(&mut lowered, &o) {
+        panic!("seed {seed} {scheme}: {e}");
+    }
+    let compiled = compile(&lowered, &o).unwrap_or_else(|e| panic!("seed {seed} {scheme}: {e}"));
+    let tolerance = match (has_float_products(&lowered), scheme) {
+        (false, _) => None,
+        (true, "none") => Some(FLOAT_TOLERANCE),
+        (true, _) => Some(CODE_TOLERANCE),
+    };
+    for (b, s) in [(2, 3), ((seed % 8) as i64, (seed / 8 % 8) as i64)] {
+        let value = |n: &Symbol| Some(if n.name() == "b" { b } else { s });
+        let inputs = random::inputs(&original, &value, seed);
+        let want = reference(&lowered, &inputs);
+        if scheme == "none" {
+            for (w, o) in want.iter().zip(reference(&original, &inputs)) {
+                let d = relative_difference(&o, w);
+                assert!(d <= FLOAT_TOLERANCE, "seed {seed} b={b} s={s}: the passes change the result by {d:e}");
+            }
+        }
+        for level in levels() {
+            let model = load(&compiled, level);
+            let at = format!("seed {seed} {scheme} b={b} s={s} {}", level.name());
+            let got = run(&model, 1, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
+            for (i, (w, g)) in want.iter().zip(&got).enumerate() {
+                match tolerance {
+                    None => assert!(same_bits(w, g), "{at}: output {i} differs by {:e}", relative_difference(w, g)),
+                    Some(t) => {
+                        let d = relative_difference(w, g);
+                        assert!(d <= t, "{at}: output {i} differs by {d:e}");
+                    }
+                }
+            }
+            let two = run(&model, 2, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
+            assert!(got.iter().zip(&two).all(|(x, y)| same_bits(x, y)), "{at}: two threads give other bits");
+        }
+    }
+}
+
+macro_rules! batches {
+    ($($name:ident $index:literal $scheme:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            let first = std::env::var("RSQC_FIRST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0u64);
+            for k in 0..GRAPHS {
+                check(first + $index * GRAPHS + k, $scheme);
+            }
+        }
+    )*};
+}
+
+batches! {
+    float_0 0 "none";
+    float_1 1 "none";
+    float_2 2 "none";
+    quantized_3 3 "w8a8";
+    quantized_4 4 "w8a8";
+    quantized_5 5 "w8a8";
+    quantized_6 6 "w8a8";
+    quantized_7 7 "w8a8";
+}
