@@ -1,9 +1,12 @@
 //! Activation functions. Those that the IR does not have are composed, in the order of the operator's own formula.
 
+use rsqc_ir::ops::reduce::ArgReduce;
 use rsqc_ir::ops::{Op, elementwise as ir};
+use rsqc_ir::types::{Dim, ScalarType};
 
 use crate::call::Call;
 use crate::cx::{Cx, R, V};
+use crate::facts::{Fact, Scalar, index};
 
 macro_rules! direct {
     ($($(#[$m:meta])* $name:ident $op:ident;)*) => {$(
@@ -96,6 +99,28 @@ pub fn hard_swish(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     Ok(vec![cx.elementwise(ir::Mul {}, &[x, gate])?])
 }
 
+/// Hardmax: 1 at the first largest element along an axis, 0 elsewhere.
+pub fn hardmax(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
+    let x = c.input(cx, 0)?;
+    let (rank, elem, full) = (cx.rank(x), cx.elem(x), cx.shape(x).to_vec());
+    let axis = c.axis(cx, "axis", if c.opset >= 13 { -1 } else { 1 }, rank)?;
+    // Before opset 13 all axes from `axis` on count as one.
+    let (x, axis) = if c.opset >= 13 {
+        (x, axis)
+    } else {
+        let flat = vec![full[..axis].iter().product(), full[axis..].iter().product()];
+        (cx.reshape(x, flat)?, 1)
+    };
+    let shape = cx.shape(x).to_vec();
+    let best = cx.emit(ArgReduce { max: true, axis, keep: true, last: false }, &[x])?;
+    let mut line = vec![Dim::one(); shape.len()];
+    line[axis] = shape[axis].clone();
+    let iota = cx.push_fact(ScalarType::I64, Fact::of_index(line, Scalar::Int(index(axis))));
+    let hit = cx.elementwise(ir::Equal {}, &[best, iota])?;
+    let y = cx.cast(hit, elem)?;
+    Ok(vec![cx.reshape(y, full)?])
+}
+
 /// LeakyRelu.
 pub fn leaky_relu(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let (x, alpha) = (c.input(cx, 0)?, c.float(cx, "alpha", 0.01)?);
@@ -110,9 +135,14 @@ pub fn mish(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     Ok(vec![cx.elementwise(ir::Mul {}, &[x, t])?])
 }
 
-/// PRelu: the slope broadcasts to x.
+/// PRelu: the slope broadcasts to x; before opset 7 it lies along the channels.
 pub fn prelu(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
-    let (x, slope) = (c.input(cx, 0)?, c.input(cx, 1)?);
+    let (x, mut slope) = (c.input(cx, 0)?, c.input(cx, 1)?);
+    if c.opset < 7 && cx.rank(x) > 1 && cx.rank(slope) == 1 {
+        let mut shape = vec![Dim::one(); cx.rank(x) - 1];
+        shape[0] = cx.shape(slope)[0].clone();
+        slope = cx.reshape(slope, shape)?;
+    }
     let zero = cx.lit(cx.elem(x), 0.0);
     let (scaled, negative) = (
         cx.elementwise(ir::Mul {}, &[x, slope])?,

@@ -108,6 +108,11 @@ fn same_pads(cx: &Cx, x: V, w: &mut Window, upper: bool) -> R<()> {
 /// Conv.
 pub fn conv(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let (x, weights) = (c.input(cx, 0)?, c.input(cx, 1)?);
+    Ok(vec![convolve(cx, c, x, weights, c.opt(2))?])
+}
+
+/// A convolution of two values under the window attributes of a node.
+pub fn convolve(cx: &mut Cx, c: &Call<'_>, x: V, weights: V, bias: Option<V>) -> R<V> {
     if cx.rank(weights) != cx.rank(x) || cx.rank(x) < 3 {
         return cx.fail(format!(
             "operands have ranks {} and {}",
@@ -131,7 +136,7 @@ pub fn conv(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
         &(cx.shape(weights)[1].clone() * group.into()),
         "conv input channels",
     )?;
-    if let Some(b) = c.opt(2) {
+    if let Some(b) = bias {
         if cx.rank(b) != 1 {
             return cx.fail(format!("the bias has rank {}, expected 1", cx.rank(b)));
         }
@@ -145,14 +150,38 @@ pub fn conv(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
         group,
     };
     let mut ins = vec![Some(x), Some(weights)];
-    ins.extend(c.opt(2).map(Some));
-    Ok(vec![cx.emit_optional(op, &ins)?])
+    ins.extend(bias.map(Some));
+    cx.emit_optional(op, &ins)
+}
+
+/// Rounding up adds a window only if it starts inside the operand or its leading pad: whether any axis rounds up.
+fn last_window_starts_inside(cx: &Cx, x: V, w: &Window) -> R<bool> {
+    let n = w.kernel.len();
+    let (mut up, mut down) = (false, false);
+    for i in 0..n {
+        let Some(e) = cx.shape(x)[2 + i].as_const() else { return Ok(true) };
+        let span = (w.kernel[i] - 1).saturating_mul(w.dilations[i]).saturating_add(1);
+        let room = e.saturating_add(w.pads[i]).saturating_add(w.pads[n + i]).saturating_sub(span);
+        let more = (room.max(0) + w.strides[i] - 1) / w.strides[i];
+        if room % w.strides[i] != 0 {
+            let inside = more.saturating_mul(w.strides[i]) < e.saturating_add(w.pads[i]);
+            up |= inside;
+            down |= !inside;
+        }
+    }
+    if up && down {
+        return cx.unsupported("pooling that rounds one extent up and another down");
+    }
+    Ok(up)
 }
 
 fn pool(cx: &mut Cx, c: &Call<'_>, kind: PoolKind) -> R<V> {
     let x = c.input(cx, 0)?;
-    let ceil = c.int(cx, "ceil_mode", 0)? != 0;
+    let mut ceil = c.int(cx, "ceil_mode", 0)? != 0;
     let w = window(cx, c, x, None, ceil)?;
+    if ceil {
+        ceil = last_window_starts_inside(cx, x, &w)?;
+    }
     cx.emit(
         Pool {
             kind,

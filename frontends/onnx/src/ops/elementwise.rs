@@ -21,9 +21,29 @@ pub fn fact_of(
     Ok(Fact::zip(&shape, &refs, &|args| f(cx, &shape, args)))
 }
 
+/// The two operands of a binary operator. Before opset 7 the second one is laid along an axis of the first.
+pub fn operands(cx: &mut Cx, c: &Call<'_>) -> R<[V; 2]> {
+    let (a, b) = (c.input(cx, 0)?, c.input(cx, 1)?);
+    if c.opset >= 7 {
+        return Ok([a, b]);
+    }
+    let wide = c.int(cx, "broadcast", 0)? != 0;
+    let (ra, rb) = (cx.rank(a), cx.rank(b));
+    let at = c.int(cx, "axis", ra as i64 - rb as i64)?;
+    match usize::try_from(at).ok().and_then(|at| at.checked_add(rb)) {
+        Some(end) if wide && end <= ra => {
+            let mut shape = cx.shape(b).to_vec();
+            shape.extend(vec![Dim::one(); ra - end]);
+            Ok([a, cx.reshape(b, shape)?])
+        }
+        _ if wide => cx.fail(format!("attribute 'axis' is {at}, ranks are {ra} and {rb}")),
+        _ => Ok([a, b]),
+    }
+}
+
 /// A binary operation, on facts if possible.
 fn binary(cx: &mut Cx, c: &Call<'_>, op: Op, f: fn(&Cx, &Dim, &Dim) -> Option<Dim>) -> R<Vec<V>> {
-    let ins = [c.input(cx, 0)?, c.input(cx, 1)?];
+    let ins = operands(cx, c)?;
     Ok(vec![binary_values(cx, ins, op, f)?])
 }
 
@@ -173,7 +193,7 @@ pub fn modulo(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
 
 /// Pow; the result has the type of the base.
 pub fn pow(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
-    let [x, y] = [c.input(cx, 0)?, c.input(cx, 1)?];
+    let [x, y] = operands(cx, c)?;
     let elem = cx.elem(x);
     let exponent = cx.constant_scalar(y);
     // Squares and cubes are products: exact, and what kernels want.

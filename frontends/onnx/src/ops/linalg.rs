@@ -86,6 +86,7 @@ pub fn gemm(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
             return cx.fail(format!("a factor has rank {}, expected 2", cx.rank(v)));
         }
     }
+    c.ignore(&["broadcast"]); // opset 6: C broadcasts anyway
     let (alpha, beta) = (c.float(cx, "alpha", 1.0)?, c.float(cx, "beta", 1.0)?);
     if c.int(cx, "transA", 0)? != 0 {
         a = transposed(cx, a)?;

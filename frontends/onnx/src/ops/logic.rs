@@ -3,14 +3,14 @@
 use rsqc_ir::ops::{Op, elementwise as ir};
 use rsqc_ir::types::{Dim, ScalarType};
 
-use super::elementwise::fact_of;
+use super::elementwise::{fact_of, operands};
 use crate::call::Call;
 use crate::cx::{Cx, R, V};
 use crate::facts::{Cmp, Prop, Scalar};
 
 /// A comparison: `a cmp b`, or with operands swapped.
 fn compare(cx: &mut Cx, c: &Call<'_>, cmp: Cmp, swap: bool) -> R<Vec<V>> {
-    let (mut a, mut b) = (c.input(cx, 0)?, c.input(cx, 1)?);
+    let [mut a, mut b] = operands(cx, c)?;
     if swap {
         std::mem::swap(&mut a, &mut b);
     }
@@ -87,7 +87,7 @@ fn logical(
     absorb: Absorb,
     f: fn(Prop, Prop) -> Option<Prop>,
 ) -> R<Vec<V>> {
-    let ins = [c.input(cx, 0)?, c.input(cx, 1)?];
+    let ins = operands(cx, c)?;
     if let Some(&v) = ins.iter().find(|&&v| cx.elem(v) != ScalarType::Bool) {
         return cx.fail(format!("an operand has type {}, expected bool", cx.elem(v)));
     }
@@ -169,6 +169,31 @@ bitwise! {
     bit_or Or;
     /// BitwiseXor.
     bit_xor Xor;
+}
+
+/// BitShift of unsigned integers: a product with, or a quotient by, a power of two.
+pub fn bit_shift(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
+    let [x, n] = operands(cx, c)?;
+    let elem = cx.elem(x);
+    if !elem.is_int() || elem != cx.elem(n) {
+        return cx.fail(format!("operands have types {elem} and {}, expected one integer type", cx.elem(n)));
+    }
+    let left = match c.text(cx, "direction", "")?.as_str() {
+        "LEFT" => true,
+        "RIGHT" if elem.is_signed_int() => return cx.unsupported("shift of signed integers to the right"),
+        "RIGHT" => false,
+        other => return cx.fail(format!("attribute 'direction' is '{}'", crate::error::escape(other))),
+    };
+    // 2^n is exact in f64; shifts by the width or more give 0.
+    let (two, wide) = (cx.lit(ScalarType::F64, 2.0), cx.cast(n, ScalarType::F64)?);
+    let power = cx.elementwise(ir::Pow {}, &[two, wide])?;
+    let (width, zero) = (cx.lit(ScalarType::F64, 8.0 * elem.size() as f64), cx.lit(elem, 0.0));
+    let power = cx.cast(power, ScalarType::U64)?;
+    let power = cx.cast(power, elem)?;
+    let op: Op = if left { ir::Mul {}.into() } else { ir::Div {}.into() };
+    let y = cx.elementwise(op, &[x, power])?;
+    let inside = cx.elementwise(ir::Less {}, &[wide, width])?;
+    Ok(vec![cx.elementwise(ir::Where {}, &[inside, y, zero])?])
 }
 
 /// IsNaN.

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod conv;
+pub mod einsum;
 pub mod elementwise;
 pub mod gather;
 pub mod generate;
@@ -9,8 +10,10 @@ pub mod linalg;
 pub mod logic;
 pub mod movement;
 pub mod norm;
+pub mod qlinear;
 pub mod quant;
 pub mod reduce;
+pub mod resize;
 pub mod shape;
 pub mod slice;
 
@@ -35,9 +38,9 @@ pub struct Row {
 }
 
 /// Newest operator set that was checked against the importers.
-pub const NEWEST: i64 = 25;
+pub const NEWEST: i64 = 28;
 /// Oldest operator set.
-pub const OLDEST: i64 = 7;
+pub const OLDEST: i64 = 6;
 /// "Any number" of operands.
 const MANY: usize = 1 << 20;
 
@@ -50,134 +53,144 @@ macro_rules! rows {
 /// All importers.
 pub const TABLE: &[Row] = rows! {
     // elementwise arithmetic
-    "Abs" 7.. (1, 1) 1 elementwise::abs;
-    "Add" 7.. (2, 2) 1 elementwise::add;
-    "Ceil" 7.. (1, 1) 1 elementwise::ceil;
-    "Clip" 7.. (1, 3) 1 elementwise::clip;
-    "Cos" 7.. (1, 1) 1 elementwise::cos;
+    "Abs" 6.. (1, 1) 1 elementwise::abs;
+    "Add" 6.. (2, 2) 1 elementwise::add;
+    "Ceil" 6.. (1, 1) 1 elementwise::ceil;
+    "Clip" 6.. (1, 3) 1 elementwise::clip;
+    "Cos" 6.. (1, 1) 1 elementwise::cos;
     "Cosh" 9.. (1, 1) 1 elementwise::cosh;
-    "Div" 7.. (2, 2) 1 elementwise::div;
+    "Div" 6.. (2, 2) 1 elementwise::div;
     "Erf" 9.. (1, 1) 1 elementwise::erf;
-    "Exp" 7.. (1, 1) 1 elementwise::exp;
-    "Floor" 7.. (1, 1) 1 elementwise::floor;
-    "Log" 7.. (1, 1) 1 elementwise::log;
+    "Exp" 6.. (1, 1) 1 elementwise::exp;
+    "Floor" 6.. (1, 1) 1 elementwise::floor;
+    "Log" 6.. (1, 1) 1 elementwise::log;
     "Max" 8.. (1, MANY) 1 elementwise::max;
     "Mean" 8.. (1, MANY) 1 elementwise::mean;
     "Min" 8.. (1, MANY) 1 elementwise::min;
     "Mod" 10.. (2, 2) 1 elementwise::modulo;
-    "Mul" 7.. (2, 2) 1 elementwise::mul;
-    "Neg" 7.. (1, 1) 1 elementwise::neg;
-    "Pow" 7.. (2, 2) 1 elementwise::pow;
-    "Reciprocal" 7.. (1, 1) 1 elementwise::reciprocal;
+    "Mul" 6.. (2, 2) 1 elementwise::mul;
+    "Neg" 6.. (1, 1) 1 elementwise::neg;
+    "Pow" 6.. (2, 2) 1 elementwise::pow;
+    "Reciprocal" 6.. (1, 1) 1 elementwise::reciprocal;
     "Round" 11.. (1, 1) 1 elementwise::round;
     "Sign" 9.. (1, 1) 1 elementwise::sign;
-    "Sin" 7.. (1, 1) 1 elementwise::sin;
+    "Sin" 6.. (1, 1) 1 elementwise::sin;
     "Sinh" 9.. (1, 1) 1 elementwise::sinh;
-    "Sqrt" 7.. (1, 1) 1 elementwise::sqrt;
-    "Sub" 7.. (2, 2) 1 elementwise::sub;
+    "Sqrt" 6.. (1, 1) 1 elementwise::sqrt;
+    "Sub" 6.. (2, 2) 1 elementwise::sub;
     "Sum" 8.. (1, MANY) 1 elementwise::sum;
-    "Tan" 7.. (1, 1) 1 elementwise::tan;
+    "Tan" 6.. (1, 1) 1 elementwise::tan;
     // activations
     "Celu" 12.. (1, 1) 1 activation::celu;
-    "Elu" 7.. (1, 1) 1 activation::elu;
+    "Elu" 6.. (1, 1) 1 activation::elu;
     "Gelu" 20.. (1, 1) 1 activation::gelu;
-    "HardSigmoid" 7.. (1, 1) 1 activation::hard_sigmoid;
+    "HardSigmoid" 6.. (1, 1) 1 activation::hard_sigmoid;
     "HardSwish" 14.. (1, 1) 1 activation::hard_swish;
-    "LeakyRelu" 7.. (1, 1) 1 activation::leaky_relu;
+    "Hardmax" 6.. (1, 1) 1 activation::hardmax;
+    "LeakyRelu" 6.. (1, 1) 1 activation::leaky_relu;
     "Mish" 18.. (1, 1) 1 activation::mish;
-    "PRelu" 7.. (2, 2) 1 activation::prelu;
-    "Relu" 7.. (1, 1) 1 activation::relu;
-    "Selu" 7.. (1, 1) 1 activation::selu;
+    "PRelu" 6.. (2, 2) 1 activation::prelu;
+    "Relu" 6.. (1, 1) 1 activation::relu;
+    "Selu" 6.. (1, 1) 1 activation::selu;
     "Shrink" 9.. (1, 1) 1 activation::shrink;
-    "Sigmoid" 7.. (1, 1) 1 activation::sigmoid;
-    "Softplus" 7.. (1, 1) 1 activation::softplus;
-    "Softsign" 7.. (1, 1) 1 activation::softsign;
+    "Sigmoid" 6.. (1, 1) 1 activation::sigmoid;
+    "Softplus" 6.. (1, 1) 1 activation::softplus;
+    "Softsign" 6.. (1, 1) 1 activation::softsign;
     "Swish" 24.. (1, 1) 1 activation::swish;
-    "Tanh" 7.. (1, 1) 1 activation::tanh;
+    "Tanh" 6.. (1, 1) 1 activation::tanh;
     "ThresholdedRelu" 10.. (1, 1) 1 activation::thresholded_relu;
     // comparisons and logic
-    "And" 7.. (2, 2) 1 logic::and;
+    "And" 6.. (2, 2) 1 logic::and;
+    "BitShift" 11.. (2, 2) 1 logic::bit_shift;
     "BitwiseAnd" 18.. (2, 2) 1 logic::bit_and;
     "BitwiseNot" 18.. (1, 1) 1 logic::bit_not;
     "BitwiseOr" 18.. (2, 2) 1 logic::bit_or;
     "BitwiseXor" 18.. (2, 2) 1 logic::bit_xor;
-    "Equal" 7.. (2, 2) 1 logic::equal;
-    "Greater" 7.. (2, 2) 1 logic::greater;
+    "Equal" 6.. (2, 2) 1 logic::equal;
+    "Greater" 6.. (2, 2) 1 logic::greater;
     "GreaterOrEqual" 12.. (2, 2) 1 logic::greater_or_equal;
     "IsInf" 10.. (1, 1) 1 logic::is_inf;
     "IsNaN" 9.. (1, 1) 1 logic::is_nan;
-    "Less" 7.. (2, 2) 1 logic::less;
+    "Less" 6.. (2, 2) 1 logic::less;
     "LessOrEqual" 12.. (2, 2) 1 logic::less_or_equal;
-    "Not" 7.. (1, 1) 1 logic::not;
-    "Or" 7.. (2, 2) 1 logic::or;
+    "Not" 6.. (1, 1) 1 logic::not;
+    "Or" 6.. (2, 2) 1 logic::or;
     "Where" 9.. (3, 3) 1 logic::select;
-    "Xor" 7.. (2, 2) 1 logic::xor;
+    "Xor" 6.. (2, 2) 1 logic::xor;
     // types, identities
-    "Cast" 7.. (1, 1) 1 shape::cast;
+    "Cast" 6.. (1, 1) 1 shape::cast;
     "CastLike" 15.. (2, 2) 1 shape::cast_like;
-    "Dropout" 7.. (1, 3) 2 shape::dropout;
-    "Identity" 7.. (1, 1) 1 shape::identity;
+    "Dropout" 6.. (1, 3) 2 shape::dropout;
+    "Identity" 6.. (1, 1) 1 shape::identity;
     // shapes
     "Expand" 8.. (2, 2) 1 shape::expand;
-    "Flatten" 7.. (1, 1) 1 shape::flatten;
-    "Reshape" 7.. (2, 2) 1 shape::reshape;
-    "Shape" 7.. (1, 1) 1 shape::shape;
-    "Size" 7.. (1, 1) 1 shape::size;
-    "Squeeze" 7.. (1, 2) 1 shape::squeeze;
-    "Unsqueeze" 7.. (1, 2) 1 shape::unsqueeze;
+    "Flatten" 6.. (1, 1) 1 shape::flatten;
+    "Reshape" 6.. (2, 2) 1 shape::reshape;
+    "Shape" 6.. (1, 1) 1 shape::shape;
+    "Size" 6.. (1, 1) 1 shape::size;
+    "Squeeze" 6.. (1, 2) 1 shape::squeeze;
+    "Unsqueeze" 6.. (1, 2) 1 shape::unsqueeze;
     // movement
-    "Concat" 7.. (1, MANY) 1 movement::concat;
-    "DepthToSpace" 7.. (1, 1) 1 movement::depth_to_space;
-    "Pad" 7.. (1, 4) 1 movement::pad;
-    "SpaceToDepth" 7.. (1, 1) 1 movement::space_to_depth;
-    "Tile" 7.. (2, 2) 1 movement::tile;
-    "Transpose" 7.. (1, 1) 1 movement::transpose;
+    "Concat" 6.. (1, MANY) 1 movement::concat;
+    "DepthToSpace" 6.. (1, 1) 1 movement::depth_to_space;
+    "Pad" 6.. (1, 4) 1 movement::pad;
+    "SpaceToDepth" 6.. (1, 1) 1 movement::space_to_depth;
+    "Tile" 6.. (2, 2) 1 movement::tile;
+    "Transpose" 6.. (1, 1) 1 movement::transpose;
     "Trilu" 14.. (1, 2) 1 movement::trilu;
-    "Slice" 7.. (1, 5) 1 slice::slice;
-    "Split" 7.. (1, 2) 4096 slice::split;
-    "Gather" 7.. (2, 2) 1 gather::gather;
+    "Slice" 6.. (1, 5) 1 slice::slice;
+    "Split" 6.. (1, 2) 4096 slice::split;
+    "Gather" 6.. (2, 2) 1 gather::gather;
     "GatherElements" 11.. (2, 2) 1 gather::gather_elements;
+    "Resize" 10.. (1, 4) 1 resize::resize;
+    "Upsample" 7.. (1, 2) 1 resize::upsample;
     "GatherND" 11.. (2, 2) 1 gather::gather_nd;
     // constants
-    "Constant" 7.. (0, 0) 1 generate::constant;
+    "Constant" 6.. (0, 0) 1 generate::constant;
     "ConstantOfShape" 9.. (1, 1) 1 generate::constant_of_shape;
     "EyeLike" 9.. (1, 1) 1 generate::eye_like;
     "OneHot" 9.. (3, 3) 1 generate::one_hot;
     "Range" 11.. (3, 3) 1 generate::range;
     // reductions
-    "ArgMax" 7.. (1, 1) 1 reduce::arg_max;
-    "ArgMin" 7.. (1, 1) 1 reduce::arg_min;
+    "ArgMax" 6.. (1, 1) 1 reduce::arg_max;
+    "ArgMin" 6.. (1, 1) 1 reduce::arg_min;
     "CumSum" 11.. (2, 2) 1 reduce::cum_sum;
-    "ReduceL1" 7.. (1, 2) 1 reduce::l1;
-    "ReduceL2" 7.. (1, 2) 1 reduce::l2;
-    "ReduceLogSum" 7.. (1, 2) 1 reduce::log_sum;
-    "ReduceLogSumExp" 7.. (1, 2) 1 reduce::log_sum_exp;
-    "ReduceMax" 7.. (1, 2) 1 reduce::max;
-    "ReduceMean" 7.. (1, 2) 1 reduce::mean;
-    "ReduceMin" 7.. (1, 2) 1 reduce::min;
-    "ReduceProd" 7.. (1, 2) 1 reduce::prod;
-    "ReduceSum" 7.. (1, 2) 1 reduce::sum;
-    "ReduceSumSquare" 7.. (1, 2) 1 reduce::sum_square;
+    "ReduceL1" 6.. (1, 2) 1 reduce::l1;
+    "ReduceL2" 6.. (1, 2) 1 reduce::l2;
+    "ReduceLogSum" 6.. (1, 2) 1 reduce::log_sum;
+    "ReduceLogSumExp" 6.. (1, 2) 1 reduce::log_sum_exp;
+    "ReduceMax" 6.. (1, 2) 1 reduce::max;
+    "ReduceMean" 6.. (1, 2) 1 reduce::mean;
+    "ReduceMin" 6.. (1, 2) 1 reduce::min;
+    "ReduceProd" 6.. (1, 2) 1 reduce::prod;
+    "ReduceSum" 6.. (1, 2) 1 reduce::sum;
+    "ReduceSumSquare" 6.. (1, 2) 1 reduce::sum_square;
     // products
-    "Gemm" 7.. (2, 3) 1 linalg::gemm;
-    "MatMul" 7.. (2, 2) 1 linalg::matmul;
+    "Gemm" 6.. (2, 3) 1 linalg::gemm;
+    "MatMul" 6.. (2, 2) 1 linalg::matmul;
     "MatMulInteger" 10.. (2, 4) 1 linalg::matmul_integer;
+    "Einsum" 12.. (1, MANY) 1 einsum::einsum;
     // convolution, pooling
-    "AveragePool" 7.. (1, 1) 1 conv::average_pool;
-    "Conv" 7.. (2, 3) 1 conv::conv;
-    "GlobalAveragePool" 7.. (1, 1) 1 conv::global_average_pool;
-    "GlobalMaxPool" 7.. (1, 1) 1 conv::global_max_pool;
-    "MaxPool" 7.. (1, 1) 2 conv::max_pool;
+    "ConvInteger" 10.. (2, 4) 1 qlinear::conv_integer;
+    "AveragePool" 6.. (1, 1) 1 conv::average_pool;
+    "Conv" 6.. (2, 3) 1 conv::conv;
+    "GlobalAveragePool" 6.. (1, 1) 1 conv::global_average_pool;
+    "GlobalMaxPool" 6.. (1, 1) 1 conv::global_max_pool;
+    "MaxPool" 6.. (1, 1) 2 conv::max_pool;
     // normalization
-    "BatchNormalization" 7.. (5, 5) 5 norm::batch;
+    "BatchNormalization" 6.. (5, 5) 5 norm::batch;
     "GroupNormalization" 21.. (3, 3) 1 norm::group;
-    "InstanceNormalization" 7.. (3, 3) 1 norm::instance;
+    "InstanceNormalization" 6.. (3, 3) 1 norm::instance;
+    "LRN" 6.. (1, 1) 1 norm::lrn;
+    "MeanVarianceNormalization" 9.. (1, 1) 1 norm::mean_variance;
     "LayerNormalization" 17.. (2, 3) 3 norm::layer;
-    "LogSoftmax" 7.. (1, 1) 1 norm::log_softmax;
-    "LpNormalization" 7.. (1, 1) 1 norm::lp;
+    "LogSoftmax" 6.. (1, 1) 1 norm::log_softmax;
+    "LpNormalization" 6.. (1, 1) 1 norm::lp;
     "RMSNormalization" 23.. (2, 2) 1 norm::rms;
-    "Softmax" 7.. (1, 1) 1 norm::softmax;
+    "Softmax" 6.. (1, 1) 1 norm::softmax;
     // quantization
+    "QLinearConv" 10.. (8, 9) 1 qlinear::conv;
+    "QLinearMatMul" 10.. (8, 8) 1 qlinear::matmul;
     "DequantizeLinear" 10.. (2, 3) 1 quant::dequantize;
     "DynamicQuantizeLinear" 11.. (1, 1) 3 quant::dynamic;
     "QuantizeLinear" 10.. (2, 3) 1 quant::quantize;

@@ -1,6 +1,7 @@
 //! Normalizations and softmax.
 
 use rsqc_ir::eval::Tensor;
+use rsqc_ir::ops::conv::{Pool, PoolKind};
 use rsqc_ir::ops::elementwise as ir;
 use rsqc_ir::ops::norm::{LayerNorm, RmsNorm, Softmax};
 use rsqc_ir::ops::reduce::{Reduce, Reduction};
@@ -136,7 +137,7 @@ fn along_channels(cx: &mut Cx, v: V, rank: usize) -> R<V> {
 
 /// BatchNormalization at inference: one product and one sum, their factors computed in f64 where they are constant.
 pub fn batch(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
-    c.ignore(&["momentum"]);
+    c.ignore(&["momentum", "is_test"]);
     let ins = c.all(cx)?;
     let (x, eps) = (ins[0], epsilon(cx, c)?);
     if c.int(cx, "training_mode", 0)? != 0 || c.int(cx, "spatial", 1)? != 1 || (1..5).any(|i| c.wants(i)) {
@@ -261,4 +262,50 @@ pub fn lp(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let empty = cx.elementwise(ir::Equal {}, &[norm, zero])?;
     debug_assert_eq!(cx.elem(empty), ScalarType::Bool);
     Ok(vec![cx.elementwise(ir::Where {}, &[empty, zero, y])?])
+}
+
+/// MeanVarianceNormalization: `(x - mean) / (std + 1e-9)` over axes.
+pub fn mean_variance(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
+    let x = c.input(cx, 0)?;
+    let list = c.ints(cx, "axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+    let axes = crate::call::axes(cx, &list, cx.rank(x))?.into_iter().map(|a| a as i64).collect::<Vec<_>>();
+    let mean = cx.emit(Reduce { kind: Reduction::Mean, axes: axes.clone(), keep: true }, &[x])?;
+    let centred = cx.elementwise(ir::Sub {}, &[x, mean])?;
+    let square = cx.elementwise(ir::Mul {}, &[centred, centred])?;
+    let var = cx.emit(Reduce { kind: Reduction::Mean, axes, keep: true }, &[square])?;
+    let std = cx.elementwise(ir::Sqrt {}, &[var])?;
+    let tiny = cx.lit(cx.elem(x), 1e-9);
+    let d = cx.elementwise(ir::Add {}, &[std, tiny])?;
+    Ok(vec![cx.elementwise(ir::Div {}, &[centred, d])?])
+}
+
+/// LRN: `x / (bias + alpha / size * sum of squares over neighbouring channels)^beta`.
+pub fn lrn(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
+    let x = c.input(cx, 0)?;
+    let size = c.int(cx, "size", 0)?;
+    let (alpha, beta, bias) = (c.float(cx, "alpha", 1e-4)?, c.float(cx, "beta", 0.75)?, c.float(cx, "bias", 1.0)?);
+    let (elem, dims) = (cx.elem(x), cx.shape(x).to_vec());
+    if !(1..1 << 16).contains(&size) || dims.len() < 2 {
+        return cx.fail(format!("attribute 'size' is {size} for rank {}", dims.len()));
+    }
+    let (before, after) = ((size - 1) / 2, size / 2);
+    let square = cx.elementwise(ir::Mul {}, &[x, x])?;
+    // The mean over a window that counts its padding is the sum over the window divided by its size.
+    let flat = cx.reshape(square, vec![dims[0].clone(), Dim::one(), dims[1].clone(), dims[2..].iter().product()])?;
+    let pool = Pool {
+        kind: PoolKind::AverageWithPad,
+        kernel: vec![size, 1],
+        strides: vec![1, 1],
+        dilations: vec![1, 1],
+        pads: vec![before, 0, after, 0],
+        ceil: false,
+    };
+    let mean = cx.emit(pool, &[flat])?;
+    let mean = cx.coerce(mean, &[dims[0].clone(), Dim::one(), dims[1].clone(), dims[2..].iter().product()])?;
+    let mean = cx.reshape(mean, dims)?;
+    let (alpha, beta, bias) = (cx.lit(elem, alpha.into()), cx.lit(elem, beta.into()), cx.lit(elem, bias.into()));
+    let d = cx.elementwise(ir::Mul {}, &[mean, alpha])?;
+    let d = cx.elementwise(ir::Add {}, &[d, bias])?;
+    let d = cx.elementwise(ir::Pow {}, &[d, beta])?;
+    Ok(vec![cx.elementwise(ir::Div {}, &[x, d])?])
 }
