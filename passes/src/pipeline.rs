@@ -3,7 +3,7 @@
 use crate::canon::*;
 use crate::lower;
 use crate::pass::{Effect, Pass, PassCx, Phases};
-use crate::rewrite::{RecognizeAttention, RecognizePatterns};
+use crate::rewrite::{RecognizeAttention, RecognizeCausalMasks, RecognizePatterns};
 use crate::scheme::Scheme;
 use rsqc_ir::Phase;
 use rsqc_ir::diag::Diag;
@@ -51,22 +51,16 @@ pub fn canonicalize() -> Vec<Box<dyn Pass>> {
     all.extend(tidy());
     all.push(Box::new(RecognizePatterns::default()));
     all.push(Box::new(RecognizeAttention));
+    all.push(Box::new(RecognizeCausalMasks));
     all.extend(tidy());
     all.push(Box::new(RemoveDead));
     all.push(Box::new(EnterCanonical));
     all
 }
 
-/// The whole way from an imported module to one of regions alone.
-pub fn compile(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
+/// All passes of a scheme, from `imported` to `lowered`.
+pub fn pipeline(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
     let mut all = canonicalize();
     all.extend(lower::passes(scheme));
-    all
-}
-
-/// The whole way of a scheme: from `imported` to `lowered`.
-pub fn pipeline(scheme: &crate::scheme::Scheme) -> Vec<Box<dyn Pass>> {
-    let mut all = canonicalize();
-    all.extend(crate::lower::passes(scheme));
     all
 }

@@ -43,12 +43,19 @@ passes! {
     // rewrite
     "recognize-patterns", "norms, activations, softmax, rotary embedding (iterations, nodes)", |o| Ok(Box::new(rewrite::RecognizePatterns::from_options(o)?));
     "recognize-attention", "attention blocks with masks and grouped heads", |_| Ok(Box::new(rewrite::RecognizeAttention));
+    "recognize-causal-masks", "causal mask tensors become a predicate", |_| Ok(Box::new(rewrite::RecognizeCausalMasks));
     // methods
     "insert-fake-quant", "marks what the scheme quantizes (scheme)", |o| {
         let name: String = o.take("scheme", "w8a8".into())?;
         Ok(Box::new(methods::InsertFakeQuant { scheme: Scheme::parse(&name)? }))
     };
     // fuse
+    "merge-linears", "the q, k, v products of attention become one (scheme)", |o| {
+        let name: String = o.take("scheme", "none".into())?;
+        Ok(Box::new(fuse::MergeLinears { scheme: Scheme::parse(&name)? }))
+    };
+    "compose-movement", "regions that only move elements vanish into accesses", |_| Ok(Box::new(fuse::ComposeMovement));
+    "merge-regions", "fusion: prologues, epilogues, shared rows", |_| Ok(Box::new(fuse::MergeRegions));
     "form-regions", "every op becomes a region", |_| Ok(Box::new(fuse::FormRegions));
     // lower
     "lower-to-integer", "fake quantization becomes codes and integer products", |_| Ok(Box::new(lower::LowerToInteger));

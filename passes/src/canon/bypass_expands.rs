@@ -1,9 +1,11 @@
 //! `f(expand(x), y) -> f(x, y)` where f broadcasts anyway.
 //!
 //! Before: exporters expand masks, rotary frequencies and squeeze-excite gates to the full shape before an elementwise
-//! op or the batch axes of a product. After: the op reads the small tensor. Sound because NumPy broadcasting reads the
-//! same element that Expand would have copied there; the rewrite happens only if the result type is proven unchanged,
-//! so that the expanded operand was not what gave the result its shape.
+//! op or the batch axes of a product, or reshape to put unit axes in front. After: the op reads the small tensor. Sound
+//! because NumPy broadcasting reads the same element that Expand would have copied there, and supplies unit axes in
+//! front; the rewrite happens only if the result type is proven unchanged, so that the expanded operand was not what
+//! gave the result its shape. (The rank of an attention mask or a norm's gain has meaning: only ops with a scalar
+//! program, products and rotary tables are touched.)
 
 use super::OP_GRAPHS;
 use crate::pass::{Effect, Pass, PassCx, Phases};
@@ -33,23 +35,26 @@ impl Pass for BypassExpands {
 fn bypass(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<ValueId> {
     let node = ed.old().graph.node(id);
     let mut ins: Vec<ValueId> = ins.iter().copied().collect::<Option<_>>()?;
-    if !ins.iter().any(|v| matches!(ed.op(*v), Some(Op::Expand(_)))) {
+    if !ins.iter().any(|v| source(ed, *v).is_some()) {
         return None;
     }
     let types: Vec<&TensorType> = ins.iter().map(|v| ed.ty(*v)).collect();
     let matmul = matches!(node.op, Op::MatMul(_));
-    if !matmul && !is_elementwise(&node.op, &types) {
+    let broadcasts = matmul || matches!(node.op, Op::Rope(_)) || is_elementwise(&node.op, &types);
+    if !broadcasts {
         return None;
     }
     let want = ed.old().graph.ty(node.output()).clone();
     let mut found = None;
     for i in 0..ins.len() {
-        let Some(source) = expand_source(ed, ins[i]) else { continue };
-        if matmul && !same_matrix(ed, ins[i], source) {
+        let Some(small) = source(ed, ins[i]) else {
+            continue;
+        };
+        if matmul && !same_matrix(ed, ins[i], small) {
             continue;
         }
         let mut attempt = ins.clone();
-        attempt[i] = source;
+        attempt[i] = small;
         if let Some(v) = ed.try_add(node.op.clone(), &attempt, &want, &node.loc) {
             ins = attempt;
             found = Some(v);
@@ -58,9 +63,19 @@ fn bypass(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<Va
     found
 }
 
-fn expand_source(ed: &Editor<'_>, v: ValueId) -> Option<ValueId> {
+/// What broadcasts to `v`: the operand of an expand, or of a reshape that only puts unit axes in front.
+fn source(ed: &Editor<'_>, v: ValueId) -> Option<ValueId> {
     let n = ed.def(v)?;
-    matches!(n.op, Op::Expand(_)).then(|| n.input(0)).flatten()
+    let x = n.input(0)?;
+    let (from, to) = (&ed.ty(x).shape, &ed.ty(v).shape);
+    match &n.op {
+        Op::Expand(_) => Some(x),
+        Op::Reshape(_) => {
+            let front = to.len().checked_sub(from.len()).filter(|f| *f > 0)?;
+            (to[front..] == from[..] && to[..front].iter().all(|d| d.is(1))).then_some(x)
+        }
+        _ => None,
+    }
 }
 
 /// Whether expansion touched batch axes only.

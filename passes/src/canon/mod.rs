@@ -28,6 +28,9 @@ pub use simplify_arithmetic::SimplifyArithmetic;
 pub use simplify_gathers::SimplifyGathers;
 pub use trim_constants::TrimConstants;
 
+#[cfg(test)]
+mod tests;
+
 use crate::pass::Phases;
 use rsqc_ir::Phase;
 
