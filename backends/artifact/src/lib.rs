@@ -4,7 +4,7 @@
 //! hold the machine code, the manifest and the weights. This crate defines
 //! - [`manifest`]: the plan and its report data (`manifest.proto`),
 //! - [`expr`]: the size expressions of a plan, [`level`]: instruction set levels,
-//! - [`validate`]: every rule that a plan obeys,
+//! - [`mod@validate`]: every rule that a plan obeys,
 //! - [`container`]: writing, reading and checking the file,
 //! - [`C_HEADER`]: the C interface of an artifact.
 //!

@@ -78,7 +78,7 @@ pub fn encode(manifest: &Manifest) -> Vec<u8> {
     prost::Message::encode_to_vec(manifest)
 }
 
-/// Decodes a manifest; the result is not validated yet (see [`crate::validate`]).
+/// Decodes a manifest; the result is not validated yet (see [`crate::validate()`]).
 ///
 /// # Errors
 /// [`crate::ArtifactError::Corrupt`] if the bytes are not a manifest or too long.

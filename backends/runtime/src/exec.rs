@@ -6,7 +6,7 @@ use crate::memory::AlignedBuf;
 use crate::model::Model;
 use crate::pool::Pool;
 use crate::session::{OutputSink, RawInput, output_bytes, reserve_scratch};
-use crate::shape_plan::{Ready, ShapePlan, bytes_of, holds, ready, value};
+use crate::shape_plan::{Ready, ShapePlan, Threads, bytes_of, holds, ready, value};
 use rsqc_artifact::ALIGN;
 use rsqc_artifact::expr::{self, Value};
 use rsqc_artifact::manifest::{
@@ -280,11 +280,16 @@ impl<'a, 't> Exec<'a, 't> {
             args: &args,
             scratch: self.scratch,
         };
-        if ready.parallel && self.pool.threads() > 1 {
+        let alone = match ready.threads {
+            Threads::Caller => true,
+            Threads::Awake => self.pool.all_asleep(),
+            Threads::All => self.pool.threads() == 1,
+        };
+        if alone {
+            call.run(0, 0, ready.tiles);
+        } else {
             self.pool
                 .run(ready.tiles, &|worker, begin, end| call.run(worker, begin, end))?;
-        } else {
-            call.run(0, 0, ready.tiles);
         }
         self.args = args;
         Ok(())

@@ -138,6 +138,11 @@ impl Pool {
         self.threads
     }
 
+    /// Whether no other thread could take part without being woken. A caller's own pool counts as awake.
+    pub fn all_asleep(&self) -> bool {
+        self.external.is_none() && self.shared.sleepers.load(Ordering::Relaxed) as usize >= self.workers.len()
+    }
+
     /// Marks the start (`true`) or the end of a run: between jobs of a run workers spin, after it they sleep.
     ///
     /// # Errors

@@ -16,12 +16,32 @@ pub(crate) struct Ready {
     /// Byte offset of each argument.
     pub offsets: Vec<i64>,
     pub tiles: i64,
-    /// Worth waking other threads.
-    pub parallel: bool,
+    /// Which threads it is worth.
+    pub threads: Threads,
 }
 
-/// Below this estimate a kernel stays on the calling thread.
-const SERIAL_NS: i64 = 10_000;
+/// Which threads a launch is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The calling one.
+    Caller,
+    /// Those that are awake: waking one takes about as long as the launch.
+    Awake,
+    /// All.
+    All,
+}
+
+impl Threads {
+    /// `cost`: estimated nanoseconds on one thread, 0 or less if unknown.
+    fn for_launch(tiles: i64, cost: i64) -> Threads {
+        match cost {
+            _ if tiles <= 1 => Threads::Caller,
+            ..=0 | 50_000.. => Threads::All,
+            10_000.. => Threads::Awake,
+            _ => Threads::Caller,
+        }
+    }
+}
 
 /// Everything about a run that the input shapes alone decide.
 #[derive(Debug)]
@@ -249,7 +269,7 @@ pub(crate) fn ready(
             .collect::<Result<_, _>>()?,
         offsets,
         tiles,
-        parallel: tiles > 1 && (cost <= 0 || cost >= SERIAL_NS),
+        threads: Threads::for_launch(tiles, cost),
     };
     Ok((ready, scratch))
 }

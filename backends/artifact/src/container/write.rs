@@ -9,7 +9,7 @@ use crate::error::ArtifactError;
 use crate::manifest::{self, Manifest, Segment};
 use std::io::Write;
 
-/// Assigns offsets in the weight segment, in the order in which [`write`] will get the slices.
+/// Assigns offsets in the weight segment, in the order in which [`write()`] will get the slices.
 #[derive(Clone, Debug, Default)]
 pub struct WeightsLayout {
     len: u64,
@@ -46,7 +46,7 @@ impl WeightsLayout {
     }
 }
 
-/// What [`write`] wrote.
+/// What [`write()`] wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Length of the file in bytes.
