@@ -207,16 +207,26 @@ pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// Asserts that both modules give the same outputs (up to `tolerance`) for random inputs at each set of symbol values.
-pub(crate) fn assert_same(a: &Module, b: &Module, shapes: &[&[(&str, i64)]], tolerance: f64) {
+/// Whether both modules give the same outputs (up to `tolerance`) for random inputs at each set of symbol values.
+pub(crate) fn same(a: &Module, b: &Module, shapes: &[&[(&str, i64)]], tolerance: f64) -> Result<(), String> {
     for (i, s) in shapes.iter().enumerate() {
         let ins = inputs(a, s, 5, i as u64 + 1);
-        let x = eval::run(a, &ins).unwrap_or_else(|e| panic!("before, at {s:?}: {e}"));
-        let y = eval::run(b, &ins).unwrap_or_else(|e| panic!("after, at {s:?}: {e}"));
+        let x = eval::run(a, &ins).map_err(|e| format!("before, at {s:?}: {e}"))?;
+        let y = eval::run(b, &ins).map_err(|e| format!("after, at {s:?}: {e}"))?;
         for (n, (x, y)) in x.iter().zip(&y).enumerate() {
             let d = difference(x, y);
-            assert!(d <= tolerance, "output {n} at {s:?} differs by {d}");
+            if d > tolerance {
+                return Err(format!("output {n} at {s:?} differs by {d}"));
+            }
         }
+    }
+    Ok(())
+}
+
+/// Asserts [`same`].
+pub(crate) fn assert_same(a: &Module, b: &Module, shapes: &[&[(&str, i64)]], tolerance: f64) {
+    if let Err(e) = same(a, b, shapes, tolerance) {
+        panic!("{e}");
     }
 }
 

@@ -15,6 +15,8 @@ mod inline;
 mod lower_ops;
 mod merge_linears;
 mod merge_regions;
+#[cfg(test)]
+mod random_tests;
 mod working;
 
 pub use compose_movement::ComposeMovement;

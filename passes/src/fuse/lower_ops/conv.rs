@@ -105,14 +105,15 @@ pub(super) fn conv(cx: &mut LowerCx<'_>, o: &Conv) -> Result<Vec<ValueId>, Diag>
         (c, xs[1].clone()),
     ];
     xterms.extend(window.terms(&xs[2..], 3, c + 1));
-    let lhs = b.operand(x, Access::linear(xterms));
+    let rhs = b.operand(x, Access::linear(xterms));
     let wterms = [
         (1, ws[0].clone() * per_group.clone()),
         (2, ws[0].clone()),
         (c, ws[1].clone()),
     ];
     let kernel = (0..n).map(|i| (c + 1 + i as u32, ws[2 + i].clone()));
-    let rhs = b.operand(w, Access::linear(wterms.into_iter().chain(kernel)));
+    // Weights are the left factor: with channels first, positions are the contiguous columns of the product.
+    let lhs = b.operand(w, Access::linear(wterms.into_iter().chain(kernel)));
     b.anchor(Anchor::Contract {
         lhs,
         rhs,
