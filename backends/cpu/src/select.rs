@@ -3,6 +3,7 @@
 //! The choice depends on the region's normal form alone, never on the machine. A kernel's name ends in a hash of
 //! everything that its code depends on, so equal names mean equal code.
 
+use crate::kernels::attention::AttentionKernel;
 use crate::kernels::body;
 use crate::kernels::linear::Linear;
 use crate::kernels::rows::{self, Schedule};
@@ -23,6 +24,8 @@ pub enum Family {
     Rows(Schedule),
     /// Matrix products on register tiles.
     Linear(Linear),
+    /// Attention.
+    Attention(AttentionKernel),
 }
 
 /// A chosen kernel.
@@ -42,6 +45,7 @@ impl Choice {
         match &self.family {
             Family::Rows(schedule) => rows::emit(e, &self.spec, *schedule),
             Family::Linear(linear) => linear.emit(e, &self.spec),
+            Family::Attention(kernel) => kernel.emit(e, &self.spec),
         }
     }
 }
@@ -59,6 +63,12 @@ pub fn choose(spec: &KernelSpec) -> Result<Choice, Diag> {
         params.extend(sizes.params);
         let what = linear.what().to_owned();
         (Family::Linear(linear), what, sizes.tiles, sizes.scratch)
+    } else if let Anchor::Attention(_) = spec.region.anchor {
+        let kernel = AttentionKernel::of(&spec)
+            .ok_or_else(|| unsupported("this form of attention has no kernel"))?;
+        let sizes = kernel.sizes(&spec);
+        params.extend(sizes.params);
+        (Family::Attention(kernel), "attention".to_owned(), sizes.tiles, sizes.scratch)
     } else {
         choose_rows(&spec)?
     };
@@ -143,8 +153,11 @@ fn check(spec: &KernelSpec) -> Result<(), Diag> {
             Err(unsupported(&format!("no kernel accumulates in {acc}")))
         }
         Anchor::Attention(a) => {
-            body::check(&a.score)?;
-            Err(unsupported("attention has no kernel"))
+            let score = a.score.stmts.last().map(|s| s.ty);
+            if score != Some(ScalarType::F32) {
+                return Err(Diag::internal("", "an attention's score is no f32"));
+            }
+            body::check(&a.score)
         }
         _ => Ok(()),
     }

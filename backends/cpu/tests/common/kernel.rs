@@ -88,7 +88,7 @@ pub fn compare(
     let kernel = Kernel::new(spec);
     let blank: Vec<Vec<u8>> = spec.results.iter().map(|t| vec![0x5a; dim(&t.bytes()) as usize]).collect();
     let mut wanted = blank.clone();
-    Naive { spec, dim: &dim, inputs }.run(&mut wanted);
+    Naive { spec, dim: &dim, inputs, weights: Default::default() }.run(&mut wanted);
     for level in kernel.levels() {
         for (at_end, step) in [(true, 1 << 40), (false, 1)] {
             let operands = inputs.iter().enumerate().map(|(n, bytes)| match packed.get(&n) {

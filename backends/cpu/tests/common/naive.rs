@@ -6,6 +6,7 @@ use rsqc_backend::KernelSpec;
 use rsqc_ir::region::{Access, Anchor, AxisKind};
 use rsqc_ir::scalar::{Body, Pred, ReduceKind, ScalarConst, ScalarOp, Stmt};
 use rsqc_ir::{Dim, ScalarType};
+use std::cell::RefCell;
 
 /// A machine value: its bits, zero-extended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -204,6 +205,8 @@ pub struct Naive<'a> {
     pub spec: &'a KernelSpec,
     pub dim: &'a dyn Fn(&Dim) -> i64,
     pub inputs: &'a [Vec<u8>],
+    /// The weights of the last attention row: they are the same for all channels.
+    pub weights: RefCell<(Vec<i64>, Vec<f64>)>,
 }
 
 impl Naive<'_> {
@@ -283,37 +286,52 @@ impl Naive<'_> {
         }
     }
 
-    fn attention(&self, at: &[i64]) -> Value {
+    /// Softmax weights over the keys (empty if every score is -inf).
+    fn weights(&self, at: &[i64]) -> Vec<f64> {
         let Anchor::Attention(a) = &self.spec.region.anchor else { panic!("no attention") };
         let mut at = at.to_vec();
-        let (keys, inner) = (self.extent(a.key as usize), self.extent(a.inner as usize));
         let mut scores = Vec::new();
-        let mut values = Vec::new();
-        for t in 0..keys {
+        for t in 0..self.extent(a.key as usize) {
             at[a.key as usize] = t;
             let mut dot = 0.0;
-            for d in 0..inner {
+            for d in 0..self.extent(a.inner as usize) {
                 at[a.inner as usize] = d;
                 dot += self.operand(a.q, &at).float() * self.operand(a.k, &at).float();
             }
-            let body = &a.score;
-            let dot = Value::of_float(ScalarType::F32, dot);
-            let env = self.evaluate(body, &at, dot);
-            scores.push(env[body.stmts.len() - 1].float());
-            values.push(self.operand(a.v, &at).float());
+            let env = self.evaluate(&a.score, &at, Value::of_float(ScalarType::F32, dot));
+            scores.push(env[a.score.stmts.len() - 1].float());
         }
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if max == f64::NEG_INFINITY {
+            return Vec::new();
+        }
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.iter().map(|w| w / total).collect()
+    }
+
+    fn attention(&self, at: &[i64]) -> Value {
+        let Anchor::Attention(a) = &self.spec.region.anchor else { panic!("no attention") };
+        let mut at = at.to_vec();
+        let channel = self.spec.region.parallel().end as usize - 1;
+        let row: Vec<i64> = at[..channel].to_vec();
+        if self.weights.borrow().0 != row {
+            *self.weights.borrow_mut() = (row, self.weights(&at));
+        }
+        let cache = self.weights.borrow();
+        if cache.1.is_empty() {
             let empty = match a.empty_row {
                 rsqc_ir::ops::nn::EmptyRow::Nan => f64::NAN,
                 rsqc_ir::ops::nn::EmptyRow::Zero => 0.0,
             };
             return Value::of_float(ScalarType::F32, empty);
         }
-        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let sum: f64 = weights.iter().zip(&values).map(|(w, v)| w * v).sum();
-        Value::of_float(ScalarType::F32, sum / total)
+        let mut sum = 0.0;
+        for (t, w) in cache.1.iter().enumerate() {
+            at[a.key as usize] = t as i64;
+            sum += w * self.operand(a.v, &at).float();
+        }
+        Value::of_float(ScalarType::F32, sum)
     }
 
     /// All statements of a body without reductions at one point.

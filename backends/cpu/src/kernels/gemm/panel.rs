@@ -14,7 +14,7 @@ const ROW: i64 = 4 * PANEL as i64;
 
 /// Packs `columns` (1 to 64) columns of `k` floats each, read with strides `(k, n)` in bytes; the missing columns
 /// become 0.
-pub(super) fn pack_panel<'c>(
+pub(crate) fn pack_panel<'c>(
     e: &Emit<'c>,
     from: Ptr<'c>,
     strides: (Int<'c>, Int<'c>),

@@ -18,15 +18,17 @@ pub fn normalize(spec: &KernelSpec) -> KernelSpec {
     for (s, root) in r.stores.iter_mut().zip(roots) {
         s.value = root;
     }
-    let free = !needs_rows(r) && !matches!(r.anchor, Anchor::Attention(_));
+    let attention = matches!(r.anchor, Anchor::Attention(_));
+    let free = !needs_rows(r);
     if free {
-        r.row_axes = 0;
+        // Attention's channels stay a row; its heads become independent of each other.
+        r.row_axes = u32::from(attention).min(r.row_axes);
     }
     drop_ones(r);
     while let Some(a) = (0..r.axes.len() as u32).find(|a| mergeable(r, *a)) {
         merge(r, a);
     }
-    if free {
+    if free && !attention {
         r.row_axes = u32::from(!r.parallel().is_empty());
     }
     spec
@@ -61,7 +63,9 @@ fn is_named(r: &Region, axis: u32) -> bool {
         Anchor::Attention(a) => a.key == axis || a.inner == axis || named(&a.score),
         _ => false,
     };
-    by_anchor || named(&r.body) || accesses(r).any(clamped)
+    // The channels of attention, its last parallel axis, are needed even if there is only one.
+    let channel = matches!(r.anchor, Anchor::Attention(_)) && axis + 1 == r.parallel().end;
+    by_anchor || channel || named(&r.body) || accesses(r).any(clamped)
 }
 
 fn drop_ones(r: &mut Region) {
