@@ -72,6 +72,8 @@ fn peers(rsqc: &Path, script: &Path, model: &Path, artifact: &Path, args: &Args)
         .arg(model.with_file_name("calib.npz"));
     command.args(["--shapes", &args.shapes, "--threads", &args.threads.to_string()]);
     command.args(["--peers", "ort-fp32,ort-dyn,ort-qdq", "--baseline", "ort-fp32"]);
+    // Its own folder for each model: it keeps quantized models there.
+    command.arg("--work").arg(artifact.with_extension("peers"));
     let own = format!("'{}' bench '{}'", rsqc.display(), artifact.display());
     shell::run(command.args(["--rsqc", &own]))
 }
