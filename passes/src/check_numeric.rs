@@ -3,10 +3,10 @@
 //! Symbols get small values inside their ranges, several tuples; floats are uniform in [-2, 2); integers that index a
 //! constant table stay inside it, other integers are 0 or 1 (masks). A failure names the first node whose value broke.
 
+use crate::analysis::index_bound;
 use crate::pass::Effect;
 use rsqc_ir::diag::Diag;
 use rsqc_ir::eval::{EvalError, Executor, Tensor};
-use rsqc_ir::ops::Op;
 use rsqc_ir::{Module, ScalarType, Symbol, TensorType, ValueId};
 use std::collections::BTreeMap;
 
@@ -248,32 +248,6 @@ fn random_symbols(m: &Module, rng: &mut Rng) -> BTreeMap<Symbol, i64> {
         }
     }
     env
-}
-
-/// The smallest constant extent that an input indexes through casts and reshapes.
-fn index_bound(m: &Module, v: ValueId) -> Option<i64> {
-    let mut stack = vec![v];
-    let mut bound: Option<i64> = None;
-    while let Some(v) = stack.pop() {
-        for (n, slot) in m.graph.users(v) {
-            let node = m.graph.node(n);
-            match &node.op {
-                Op::Gather(g) if slot == 1 => {
-                    let extent = node
-                        .input(0)
-                        .and_then(|x| m.graph.ty(x).shape.get(g.axis).and_then(|d| d.as_const()));
-                    if let Some(e) = extent {
-                        bound = Some(bound.map_or(e, |b| b.min(e)));
-                    }
-                }
-                Op::Cast(_) | Op::Reshape(_) | Op::Expand(_) | Op::Transpose(_) | Op::Slice(_) => {
-                    stack.push(node.output());
-                }
-                _ => {}
-            }
-        }
-    }
-    bound
 }
 
 fn random_tensor(ty: &TensorType, shape: Vec<usize>, bound: Option<i64>, rng: &mut Rng) -> Option<Tensor> {

@@ -27,7 +27,13 @@ pub(crate) type Rewritten = Result<Option<Vec<ValueId>>, Diag>;
 
 impl<'m> Editor<'m> {
     fn new(old: &'m Module) -> Self {
-        let mut ed = Editor { old, r: Rebuild::new(old), consts: Vec::new(), uses: BTreeMap::new(), passed: BTreeSet::new() };
+        let mut ed = Editor {
+            old,
+            r: Rebuild::new(old),
+            consts: Vec::new(),
+            uses: BTreeMap::new(),
+            passed: BTreeSet::new(),
+        };
         for p in old.graph.inputs() {
             let v = ed.r.get(old, p.value);
             ed.note_uses(p.value, v);
@@ -65,10 +71,6 @@ impl<'m> Editor<'m> {
     pub(crate) fn def(&self, v: ValueId) -> Option<&Node> {
         self.r.graph.def_node(v).map(|(n, _)| self.r.graph.node(n))
     }
-    /// The op that defines `v`.
-    pub(crate) fn op(&self, v: ValueId) -> Option<&Op> {
-        self.def(v).map(|n| &n.op)
-    }
     /// Number of uses of `v`. An estimate while the walk runs, so it may decide cost, never soundness.
     pub(crate) fn use_count(&self, v: ValueId) -> usize {
         let built = self.r.graph.use_count(v);
@@ -82,7 +84,11 @@ impl<'m> Editor<'m> {
     pub(crate) fn constant_of(&self, v: ValueId) -> Option<&Const> {
         let id = self.r.graph.const_id(v)?.index();
         let stored = self.old.consts.len();
-        if id < stored { Some(self.old.consts.get(ConstId(id as u32))) } else { self.consts.get(id - stored) }
+        if id < stored {
+            Some(self.old.consts.get(ConstId(id as u32)))
+        } else {
+            self.consts.get(id - stored)
+        }
     }
     /// The tensor of a plain constant.
     pub(crate) fn tensor(&self, v: ValueId) -> Option<Tensor> {
@@ -102,7 +108,14 @@ impl<'m> Editor<'m> {
     /// The type of the single result that `op` would have, if inference accepts the operands.
     pub(crate) fn try_infer(&self, op: &Op, ins: &[ValueId]) -> Option<TensorType> {
         let types: Vec<Option<&TensorType>> = ins.iter().map(|v| Some(self.r.graph.ty(*v))).collect();
-        let mut got = op.infer(&rsqc_ir::ops::InferCx { symbols: &self.old.symbols }, &types).ok()?;
+        let mut got = op
+            .infer(
+                &rsqc_ir::ops::InferCx {
+                    symbols: &self.old.symbols,
+                },
+                &types,
+            )
+            .ok()?;
         if got.len() == 1 { got.pop() } else { None }
     }
     /// Adds a node like the old one `id` over operands of the same types.
@@ -113,7 +126,13 @@ impl<'m> Editor<'m> {
         self.r.graph.node(new).outputs.clone()
     }
     /// Adds a node with one result if inference accepts it with result type `want`.
-    pub(crate) fn try_add(&mut self, op: impl Into<Op>, ins: &[ValueId], want: &TensorType, loc: &Loc) -> Option<ValueId> {
+    pub(crate) fn try_add(
+        &mut self,
+        op: impl Into<Op>,
+        ins: &[ValueId],
+        want: &TensorType,
+        loc: &Loc,
+    ) -> Option<ValueId> {
         self.try_add_optional(op.into(), ins.iter().map(|v| Some(*v)).collect(), want, loc)
     }
     /// The same with optional operands.
@@ -125,7 +144,14 @@ impl<'m> Editor<'m> {
         loc: &Loc,
     ) -> Option<ValueId> {
         let types: Vec<Option<&TensorType>> = ins.iter().map(|v| v.map(|v| self.r.graph.ty(v))).collect();
-        let got = op.infer(&rsqc_ir::ops::InferCx { symbols: &self.old.symbols }, &types).ok()?;
+        let got = op
+            .infer(
+                &rsqc_ir::ops::InferCx {
+                    symbols: &self.old.symbols,
+                },
+                &types,
+            )
+            .ok()?;
         if got.as_slice() != std::slice::from_ref(want) {
             return None;
         }
@@ -161,7 +187,10 @@ pub(crate) fn splat_of(c: &Const) -> Option<f64> {
     if !c.bytes().chunks_exact(size).all(|e| e == first) {
         return None;
     }
-    Tensor::from_bytes(c.ty.storage(), vec![1], first)?.to_f64().first().copied()
+    Tensor::from_bytes(c.ty.storage(), vec![1], first)?
+        .to_f64()
+        .first()
+        .copied()
 }
 
 /// Whether an op is defined by a scalar program, so that its operands broadcast.

@@ -1,1 +1,5 @@
-//! Read-only analyses.
+//! Read-only analyses: functions from a module to facts, no rewriting.
+
+mod index_bounds;
+
+pub use index_bounds::index_bound;

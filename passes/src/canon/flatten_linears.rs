@@ -61,21 +61,34 @@ fn flatten(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<V
         links.push(link);
     };
     let source = ed.def(x)?;
-    let source = matches!(source.op, Op::Reshape(_)).then(|| source.input(0)).flatten()?;
+    let source = matches!(source.op, Op::Reshape(_))
+        .then(|| source.input(0))
+        .flatten()?;
     if !flattens(ed, source, x, w, &want.shape) {
         return None;
     }
     let mut shape = ed.ty(source).shape.clone();
     *shape.last_mut()? = ed.ty(w).shape[1].clone();
     let lead = shape.clone();
-    let ty = TensorType { elem: ed.ty(x).elem.clone(), shape };
+    let ty = TensorType {
+        elem: ed.ty(x).elem.clone(),
+        shape,
+    };
     let mut y = ed.try_add(MatMul {}, &[source, w], &ty, &loc)?;
     for mut l in links.into_iter().rev() {
         for i in &l.at {
             l.operands[*i] = y;
         }
         let elem = ed.try_infer(&l.op, &l.operands)?.elem;
-        y = ed.try_add(l.op, &l.operands, &TensorType { elem, shape: lead.clone() }, &l.loc)?;
+        y = ed.try_add(
+            l.op,
+            &l.operands,
+            &TensorType {
+                elem,
+                shape: lead.clone(),
+            },
+            &l.loc,
+        )?;
     }
     (ed.ty(y) == &want).then_some(y)
 }
@@ -91,7 +104,12 @@ fn link(ed: &Editor<'_>, v: ValueId) -> Option<Link> {
     let wide: Vec<usize> = (0..operands.len()).filter(|i| types[*i].rank() >= 2).collect();
     let first = operands[*wide.first()?];
     let one_source = wide.iter().all(|i| operands[*i] == first) && ed.ty(first).shape == ed.ty(v).shape;
-    one_source.then(|| Link { op: n.op.clone(), at: wide, loc: n.loc.clone(), operands })
+    one_source.then(|| Link {
+        op: n.op.clone(),
+        at: wide,
+        loc: n.loc.clone(),
+        operands,
+    })
 }
 
 /// Whether `flat` is `source` with leading axes merged and `result` splits them again behind a product with `w`.

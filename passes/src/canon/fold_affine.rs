@@ -71,13 +71,23 @@ fn fold(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<Valu
 fn biased(ed: &mut Editor<'_>, sum: ValueId, c: &Numbers) -> Option<ValueId> {
     let n = ed.def(sum)?;
     let (m, b, add_loc) = (n.input(0)?, n.input(1)?, n.loc.clone());
-    let product = ed.def(m).filter(|p| matches!(p.op, Op::MatMul(_)) && ed.single_use(m))?;
+    let product = ed
+        .def(m)
+        .filter(|p| matches!(p.op, Op::MatMul(_)) && ed.single_use(m))?;
     let (x, w, loc) = (product.input(0)?, product.input(1)?, product.loc.clone());
     if ed.ty(m) != ed.ty(sum) || ed.ty(b).rank() > 1 {
         return None;
     }
-    let columns = ed.ty(w).shape.last()?.as_const().and_then(|n| usize::try_from(n).ok())?;
-    let (bias, scale) = (per_channel(&numbers(ed, b)?, columns, 0)?, per_channel(c, columns, 0)?);
+    let columns = ed
+        .ty(w)
+        .shape
+        .last()?
+        .as_const()
+        .and_then(|n| usize::try_from(n).ok())?;
+    let (bias, scale) = (
+        per_channel(&numbers(ed, b)?, columns, 0)?,
+        per_channel(c, columns, 0)?,
+    );
     let bias: Vec<f64> = bias.iter().zip(&scale).map(|(b, s)| b * s).collect();
     let w = scaled_columns(ed, w, c)?;
     let bias = f32_const(ed, "bias", vec![columns], &bias)?;
@@ -121,7 +131,8 @@ fn scaled_columns(ed: &mut Editor<'_>, w: ValueId, c: &Numbers) -> Option<ValueI
     let (shape, mut data) = numbers(ed, w)?;
     let [_, n] = shape.as_slice() else { return None };
     let c = per_channel(c, *n, 0)?;
-    data.chunks_exact_mut(c.len().max(1)).for_each(|row| row.iter_mut().zip(&c).for_each(|(v, s)| *v *= s));
+    data.chunks_exact_mut(c.len().max(1))
+        .for_each(|row| row.iter_mut().zip(&c).for_each(|(v, s)| *v *= s));
     let name = name_of(ed, w);
     f32_const(ed, &name, shape, &data)
 }
@@ -146,7 +157,10 @@ fn conv(
     let mut new_w = w;
     if scale {
         let per = weights.len() / n.max(1);
-        weights.chunks_exact_mut(per.max(1)).zip(&c).for_each(|(row, s)| row.iter_mut().for_each(|v| *v *= s));
+        weights
+            .chunks_exact_mut(per.max(1))
+            .zip(&c)
+            .for_each(|(row, s)| row.iter_mut().for_each(|v| *v *= s));
         bias.iter_mut().zip(&c).for_each(|(b, s)| *b *= s);
         let name = name_of(ed, w);
         new_w = f32_const(ed, &name, shape, &weights)?;

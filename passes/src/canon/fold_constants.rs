@@ -26,7 +26,9 @@ impl Default for FoldConstants {
 impl FoldConstants {
     /// From the options of a pass list: `grow`.
     pub fn from_options(o: &mut PassOptions) -> Result<Self, Diag> {
-        Ok(FoldConstants { grow: o.take("grow", FoldConstants::default().grow)? })
+        Ok(FoldConstants {
+            grow: o.take("grow", FoldConstants::default().grow)?,
+        })
     }
 }
 
@@ -54,16 +56,27 @@ impl FoldConstants {
     fn fold(&self, ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Rewritten {
         let node = ed.old().graph.node(id);
         // Quantization ops are decisions, not arithmetic.
-        if matches!(node.op, Op::FakeQuant(_) | Op::DynamicParams(_) | Op::Quantize(_) | Op::Dequantize(_)) {
+        if matches!(
+            node.op,
+            Op::FakeQuant(_) | Op::DynamicParams(_) | Op::Quantize(_) | Op::Dequantize(_)
+        ) {
             return Ok(None);
         }
-        let types: Vec<TensorType> = node.outputs.iter().map(|v| ed.old().graph.ty(*v).clone()).collect();
-        let foldable = types.iter().all(|t| t.static_shape().is_some() && t.elem.plain().is_some());
+        let types: Vec<TensorType> = node
+            .outputs
+            .iter()
+            .map(|v| ed.old().graph.ty(*v).clone())
+            .collect();
+        let foldable = types
+            .iter()
+            .all(|t| t.static_shape().is_some() && t.elem.plain().is_some());
         if !foldable || !self.fits(ed, &types, ins) {
             return Ok(None);
         }
-        let operands: Option<Vec<Option<Tensor>>> =
-            ins.iter().map(|v| v.map_or(Some(None), |v| ed.tensor(v).map(Some))).collect();
+        let operands: Option<Vec<Option<Tensor>>> = ins
+            .iter()
+            .map(|v| v.map_or(Some(None), |v| ed.tensor(v).map(Some)))
+            .collect();
         let Some(operands) = operands else { return Ok(None) };
         let refs: Vec<Option<&Tensor>> = operands.iter().map(Option::as_ref).collect();
         let no_symbols = BTreeMap::new();
@@ -72,7 +85,10 @@ impl FoldConstants {
         };
         let consts: Vec<_> = results.iter().map(|t| t.to_const(&node.loc)).collect();
         if !consts.iter().map(|c| &c.ty).eq(types.iter()) {
-            return Err(Diag::internal(node.loc.to_string(), format!("{} evaluates to another type", node.op.name())));
+            return Err(Diag::internal(
+                node.loc.to_string(),
+                format!("{} evaluates to another type", node.op.name()),
+            ));
         }
         Ok(Some(consts.into_iter().map(|c| ed.constant(c)).collect()))
     }
@@ -81,10 +97,15 @@ impl FoldConstants {
     fn fits(&self, ed: &Editor<'_>, types: &[TensorType], ins: &[Option<ValueId>]) -> bool {
         let mut have = 0i64;
         for v in ins.iter().flatten() {
-            let Some(b) = ed.constant_of(*v).and_then(|c| bytes(&c.ty)) else { return false };
+            let Some(b) = ed.constant_of(*v).and_then(|c| bytes(&c.ty)) else {
+                return false;
+            };
             have = have.saturating_add(b);
         }
-        let want: Option<i64> = types.iter().map(bytes).try_fold(0i64, |a, b| Some(a.saturating_add(b?)));
+        let want: Option<i64> = types
+            .iter()
+            .map(bytes)
+            .try_fold(0i64, |a, b| Some(a.saturating_add(b?)));
         want.is_some_and(|w| w <= have.max(self.grow))
     }
 }

@@ -44,19 +44,29 @@ fn is_patch(c: &Conv, kernel: &[i64]) -> bool {
 
 fn lower(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Rewritten {
     let node = ed.old().graph.node(id);
-    let (Op::Conv(c), [Some(x), Some(w), ..]) = (&node.op, ins) else { return Ok(None) };
+    let (Op::Conv(c), [Some(x), Some(w), ..]) = (&node.op, ins) else {
+        return Ok(None);
+    };
     let (x, w) = (*x, *w);
-    let Some(weights) = ed.tensor(w).filter(|t| t.shape.len() >= 3) else { return Ok(None) };
+    let Some(weights) = ed.tensor(w).filter(|t| t.shape.len() >= 3) else {
+        return Ok(None);
+    };
     let kernel: Vec<i64> = weights.shape[2..].iter().map(|k| *k as i64).collect();
     if !is_patch(c, &kernel) {
         return Ok(None);
     }
     let xs = ed.ty(x).shape.clone();
-    let tiles: Option<Vec<Dim>> = xs[2..].iter().zip(&kernel).map(|(d, k)| d.exact_div(&Dim::from(*k))).collect();
+    let tiles: Option<Vec<Dim>> = xs[2..]
+        .iter()
+        .zip(&kernel)
+        .map(|(d, k)| d.exact_div(&Dim::from(*k)))
+        .collect();
     let Some(tiles) = tiles else { return Ok(None) };
     let loc = &node.loc;
     let patches = space_to_depth(ed, id, x, &tiles, &kernel)?;
-    let Some(wt) = transposed(&weights) else { return Ok(None) };
+    let Some(wt) = transposed(&weights) else {
+        return Ok(None);
+    };
     let wt = ed.constant(wt.to_const(&ed.constant_of(w).map_or("weight".into(), |c| c.name.to_string())));
     let mut y = ed.add(MatMul {}, &[patches, wt], loc)?;
     if let Some(b) = ins.get(2).copied().flatten() {
@@ -68,7 +78,13 @@ fn lower(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Rewritten 
 }
 
 /// `[n, c, T0*k0, T1*k1, ...] -> [n, T0*T1*..., c*k0*k1*...]`.
-fn space_to_depth(ed: &mut Editor<'_>, id: NodeId, x: ValueId, tiles: &[Dim], kernel: &[i64]) -> Result<ValueId, Diag> {
+fn space_to_depth(
+    ed: &mut Editor<'_>,
+    id: NodeId,
+    x: ValueId,
+    tiles: &[Dim],
+    kernel: &[i64],
+) -> Result<ValueId, Diag> {
     let loc = &ed.old().graph.node(id).loc;
     let (n, c) = (ed.ty(x).shape[0].clone(), ed.ty(x).shape[1].clone());
     let mut split = vec![n.clone(), c.clone()];
@@ -84,7 +100,13 @@ fn space_to_depth(ed: &mut Editor<'_>, id: NodeId, x: ValueId, tiles: &[Dim], ke
     let x = ed.add(Transpose { perm }, &[x], loc)?;
     let rows: Dim = tiles.iter().product();
     let depth = c * Dim::from(kernel.iter().product::<i64>());
-    ed.add(Reshape { shape: vec![n, rows, depth] }, &[x], loc)
+    ed.add(
+        Reshape {
+            shape: vec![n, rows, depth],
+        },
+        &[x],
+        loc,
+    )
 }
 
 /// `[o, c, k...]` as `[c*k..., o]`.

@@ -59,12 +59,21 @@ impl Seen {
         if matches!(node.op, Op::Region(_)) {
             return Ok(None);
         }
-        let canonical: Vec<Option<ValueId>> =
-            ins.iter().map(|v| v.map(|v| self.representative(ed, v))).collect();
-        let key = (node.op.name(), format!("{:?}", node.op.attrs()), canonical.clone());
+        let canonical: Vec<Option<ValueId>> = ins
+            .iter()
+            .map(|v| v.map(|v| self.representative(ed, v)))
+            .collect();
+        let key = (
+            node.op.name(),
+            format!("{:?}", node.op.attrs()),
+            canonical.clone(),
+        );
+        let g = &ed.old().graph;
         if let Some(first) = self.nodes.get(&key) {
-            let outs = ed.old().graph.node(*first).outputs.clone();
-            return Ok(Some(outs.into_iter().map(|v| ed.get(v)).collect()));
+            let (a, b) = (&g.node(*first).outputs, &node.outputs);
+            // Declared types may be equal by a run-time check only: such nodes stay apart.
+            let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| g.ty(*a) == g.ty(*b));
+            return Ok(same.then(|| a.iter().map(|v| ed.get(*v)).collect()));
         }
         self.nodes.insert(key, id);
         // A node that only reads another copy of a constant is edited as well: the copy dies.

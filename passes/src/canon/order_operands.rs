@@ -24,27 +24,31 @@ impl Pass for OrderOperands {
         OP_GRAPHS
     }
     fn run(&self, cx: &mut PassCx<'_>) -> Result<(), Diag> {
-        sweep(cx, &mut |ed, id, ins| order(ed, id, ins).map(|v| v.map(|v| vec![v])))?;
+        sweep(cx, &mut |ed, id, ins| Ok(order(ed, id, ins).map(|v| vec![v])))?;
         Ok(())
     }
 }
 
 fn commutes(op: &Op) -> bool {
-    matches!(op, Op::Add(_) | Op::Mul(_) | Op::And(_) | Op::Or(_) | Op::Xor(_) | Op::Equal(_))
+    matches!(
+        op,
+        Op::Add(_) | Op::Mul(_) | Op::And(_) | Op::Or(_) | Op::Xor(_) | Op::Equal(_)
+    )
 }
 
-fn order(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Result<Option<ValueId>, Diag> {
+fn order(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<ValueId> {
     let node = ed.old().graph.node(id);
-    let [Some(a), Some(b)] = ins else { return Ok(None) };
+    let [Some(a), Some(b)] = ins else { return None };
     if !commutes(&node.op) {
-        return Ok(None);
+        return None;
     }
     let g = ed.graph();
     let rank = |v: ValueId| (g.const_id(v).is_some(), v);
     // Constants get their id on first use; two of them keep their order, or a walk would never settle.
     let both_const = g.const_id(*a).is_some() && g.const_id(*b).is_some();
     if both_const || rank(*a) <= rank(*b) {
-        return Ok(None);
+        return None;
     }
-    ed.add(node.op.clone(), &[*b, *a], &node.loc).map(Some)
+    let want = ed.old().graph.ty(node.output()).clone();
+    ed.try_add(node.op.clone(), &[*b, *a], &want, &node.loc)
 }

@@ -27,7 +27,11 @@ impl Pass for RemoveDead {
         }
         let m = cx.module();
         let mut r = Rebuild::new(m);
-        for id in m.graph.topo_order().map_err(|n| Diag::internal(m.graph.node(n).loc.to_string(), "the graph is cyclic"))? {
+        for id in m
+            .graph
+            .topo_order()
+            .map_err(|n| Diag::internal(m.graph.node(n).loc.to_string(), "the graph is cyclic"))?
+        {
             if probe.has_node(id) {
                 r.copy(m, id);
             }

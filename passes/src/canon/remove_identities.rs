@@ -11,9 +11,9 @@
 
 use super::OP_GRAPHS;
 use crate::pass::{Effect, Pass, PassCx, Phases};
-use crate::sweep::{Editor, Rewritten, sweep};
+use crate::sweep::{Editor, sweep};
 use rsqc_ir::diag::Diag;
-use rsqc_ir::ops::shape::{Concat, Expand, Reshape, Slice, Transpose};
+use rsqc_ir::ops::shape::{Concat, Reshape, Slice, Transpose};
 use rsqc_ir::{Dim, NodeId, Op, ValueId};
 
 /// See the file documentation.
@@ -31,11 +31,19 @@ impl Pass for RemoveIdentities {
     }
     fn run(&self, cx: &mut PassCx<'_>) -> Result<(), Diag> {
         sweep(cx, &mut |ed, id, ins| {
-            let Some(x) = ins.first().copied().flatten() else { return Ok(None) };
-            match neutral(ed, id, ins) {
-                Some(v) => Ok(Some(vec![v])),
-                None => movement(ed, id, x, ins),
-            }
+            let Some(x) = ins.first().copied().flatten() else {
+                return Ok(None);
+            };
+            let want = ed
+                .old()
+                .graph
+                .node(id)
+                .outputs
+                .first()
+                .map(|o| ed.old().graph.ty(*o));
+            let new = neutral(ed, id, ins).or_else(|| movement(ed, id, x, ins));
+            // Types may be equal by a run-time check only: then nothing is replaced.
+            Ok(new.filter(|v| want == Some(ed.ty(*v))).map(|v| vec![v]))
         })?;
         Ok(())
     }
@@ -50,7 +58,10 @@ fn neutral(ed: &Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<Value
         return (ed.ty(x) == want).then_some(x);
     }
     let [Some(a), Some(b)] = ins else { return None };
-    let is = |v: ValueId, n: f64| ed.splat(v).is_some_and(|s| s == n && (n != 0.0 || s.is_sign_negative() == n.is_sign_negative()));
+    let is = |v: ValueId, n: f64| {
+        ed.splat(v)
+            .is_some_and(|s| s == n && (n != 0.0 || s.is_sign_negative() == n.is_sign_negative()))
+    };
     let float = want.elem.plain()?.is_float();
     let zero = if float { -0.0 } else { 0.0 };
     let found = match node.op {
@@ -65,44 +76,53 @@ fn neutral(ed: &Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<Value
     (ed.ty(found) == want).then_some(found)
 }
 
-fn movement(ed: &mut Editor<'_>, id: NodeId, x: ValueId, ins: &[Option<ValueId>]) -> Rewritten {
+fn movement(ed: &mut Editor<'_>, id: NodeId, x: ValueId, ins: &[Option<ValueId>]) -> Option<ValueId> {
     let node = ed.old().graph.node(id);
-    let loc = &node.loc;
-    let same = node.outputs.first().is_some_and(|o| ed.old().graph.ty(*o) == ed.ty(x));
+    let want = ed.old().graph.ty(*node.outputs.first()?).clone();
+    let same = want == *ed.ty(x);
     let inner = ed.def(x).map(|n| (n.op.clone(), n.input(0)));
-    let new = match (&node.op, inner) {
-        (Op::Reshape(_) | Op::Expand(_), _) if same => x,
-        (Op::Reshape(r), Some((Op::Reshape(_), Some(y)))) => match ed.ty(y).shape == r.shape {
-            true => y,
-            false => ed.add(r.clone(), &[y], loc)?,
-        },
-        (Op::Reshape(r), Some((Op::Transpose(t), Some(y)))) => match lifted(ed, r, &t, y) {
-            Some(z) => ed.add(Transpose { perm: vec![0, 1, 3, 2] }, &[z], loc)?,
-            None => return Ok(None),
-        },
-        (Op::Expand(e), Some((Op::Expand(_), Some(y)))) => ed.add(Expand { shape: e.shape.clone() }, &[y], loc)?,
-        (Op::Transpose(t), _) if t.perm.is_sorted() => x,
+    let (op, source): (Op, ValueId) = match (&node.op, inner) {
+        (Op::Reshape(_) | Op::Expand(_), _) if same => return Some(x),
+        (Op::Reshape(_), Some((Op::Reshape(_), Some(y)))) if *ed.ty(y) == want => return Some(y),
+        (Op::Reshape(r), Some((Op::Reshape(_), Some(y)))) => (r.clone().into(), y),
+        (Op::Reshape(r), Some((Op::Transpose(t), Some(y)))) => (
+            Transpose {
+                perm: vec![0, 1, 3, 2],
+            }
+            .into(),
+            lifted(ed, r, &t, y)?,
+        ),
+        (Op::Expand(e), Some((Op::Expand(_), Some(y)))) => (e.clone().into(), y),
+        (Op::Transpose(t), _) if t.perm.is_sorted() => return Some(x),
         (Op::Transpose(t), Some((Op::Transpose(u), Some(y)))) => {
             let perm: Vec<i64> = t.perm.iter().map(|p| u.perm[*p as usize]).collect();
-            if perm.is_sorted() { y } else { ed.add(Transpose { perm }, &[y], loc)? }
+            if perm.is_sorted() {
+                return Some(y);
+            }
+            (Transpose { perm }.into(), y)
         }
-        (Op::Transpose(t), _) if moves_units_only(&t.perm, &ed.ty(x).shape) => {
-            let shape = t.perm.iter().map(|p| ed.ty(x).shape[*p as usize].clone()).collect();
-            ed.add(Reshape { shape }, &[x], loc)?
-        }
-        (Op::Slice(s), _) if same && is_whole(s) => x,
-        (Op::Slice(s), Some((Op::Slice(u), Some(y)))) => ed.add(compose(s, &u), &[y], loc)?,
-        (Op::Pad(p), _) if p.before.iter().chain(&p.after).all(|d| d.is(0)) => x,
+        (Op::Transpose(t), _) if moves_units_only(&t.perm, &ed.ty(x).shape) => (
+            Reshape {
+                shape: want.shape.clone(),
+            }
+            .into(),
+            x,
+        ),
+        (Op::Slice(s), _) if same && is_whole(s) => return Some(x),
+        (Op::Slice(s), Some((Op::Slice(u), Some(y)))) => (compose(s, &u).into(), y),
+        (Op::Pad(p), _) if p.before.iter().chain(&p.after).all(|d| d.is(0)) => return Some(x),
         (Op::Concat(c), _) => return concat(ed, id, c.axis, ins),
-        _ => return Ok(None),
+        _ => return None,
     };
-    Ok(Some(vec![new]))
+    ed.try_add(op, &[source], &want, &node.loc)
 }
 
 /// The rank 4 value under `reshape(transpose_021(reshape(.)))` if the reshapes only merge and split leading axes.
 fn lifted(ed: &Editor<'_>, outer: &Reshape, t: &Transpose, y: ValueId) -> Option<ValueId> {
     let inner = ed.def(y)?;
-    let z = matches!(inner.op, Op::Reshape(_)).then(|| inner.input(0)).flatten()?;
+    let z = matches!(inner.op, Op::Reshape(_))
+        .then(|| inner.input(0))
+        .flatten()?;
     let (from, mid, to) = (&ed.ty(z).shape, &ed.ty(y).shape, &outer.shape);
     let fits = t.perm == [0, 2, 1]
         && from.len() == 4
@@ -115,7 +135,11 @@ fn lifted(ed: &Editor<'_>, outer: &Reshape, t: &Transpose, y: ValueId) -> Option
 
 /// Whether axes other than unit ones keep their order.
 fn moves_units_only(perm: &[i64], shape: &[Dim]) -> bool {
-    let kept: Vec<i64> = perm.iter().copied().filter(|p| !shape[*p as usize].is(1)).collect();
+    let kept: Vec<i64> = perm
+        .iter()
+        .copied()
+        .filter(|p| !shape[*p as usize].is(1))
+        .collect();
     kept.is_sorted()
 }
 
@@ -131,22 +155,29 @@ fn compose(outer: &Slice, inner: &Slice) -> Slice {
             .map(|a| inner.starts[a].clone() + outer.starts[a].clone() * Dim::from(inner.steps[a]))
             .collect(),
         sizes: outer.sizes.clone(),
-        steps: (0..n).map(|a| outer.steps[a].saturating_mul(inner.steps[a])).collect(),
+        steps: (0..n)
+            .map(|a| outer.steps[a].saturating_mul(inner.steps[a]))
+            .collect(),
     }
 }
 
-fn concat(ed: &mut Editor<'_>, id: NodeId, axis: usize, ins: &[Option<ValueId>]) -> Rewritten {
+fn concat(ed: &mut Editor<'_>, id: NodeId, axis: usize, ins: &[Option<ValueId>]) -> Option<ValueId> {
+    let node = ed.old().graph.node(id);
     let all: Vec<ValueId> = ins.iter().copied().flatten().collect();
-    let mut kept: Vec<ValueId> = all.iter().copied().filter(|v| !ed.ty(*v).shape[axis].is(0)).collect();
+    let mut kept: Vec<ValueId> = all
+        .iter()
+        .copied()
+        .filter(|v| !ed.ty(*v).shape[axis].is(0))
+        .collect();
     if kept.is_empty() {
         kept.extend(all.first());
     }
+    let want = ed.old().graph.ty(node.output()).clone();
     if let [one] = kept.as_slice() {
-        return Ok(Some(vec![*one]));
+        return (*ed.ty(*one) == want).then_some(*one);
     }
     if kept.len() == all.len() {
-        return Ok(None);
+        return None;
     }
-    let loc = &ed.old().graph.node(id).loc;
-    Ok(Some(vec![ed.add(Concat { axis }, &kept, loc)?]))
+    ed.try_add(Concat { axis }, &kept, &want, &node.loc)
 }

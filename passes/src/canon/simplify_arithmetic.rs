@@ -41,7 +41,9 @@ fn simplify(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<
     match (op, ins) {
         (_, [Some(x)]) => unary(ed, op, *x),
         (Op::Where(_), [Some(c), Some(a), Some(b)]) => select(ed, id, [*c, *a, *b], &want),
-        (Op::Div(_) | Op::Sub(_) | Op::Mul(_) | Op::Pow(_), [Some(x), Some(c)]) => arithmetic(ed, id, *x, *c, &want),
+        (Op::Div(_) | Op::Sub(_) | Op::Mul(_) | Op::Pow(_), [Some(x), Some(c)]) => {
+            arithmetic(ed, id, *x, *c, &want)
+        }
         (Op::And(_) | Op::Or(_) | Op::Xor(_), [Some(a), Some(b)]) => {
             let v = logic(ed, op, *a, *b).or_else(|| logic(ed, op, *b, *a))?;
             (ed.ty(v) == &want).then_some(v)
@@ -56,7 +58,9 @@ fn unary(ed: &Editor<'_>, op: &Op, x: ValueId) -> Option<ValueId> {
     match (op, &inner.op) {
         (Op::Neg(_), Op::Neg(_)) | (Op::Not(_), Op::Not(_)) => Some(y),
         (Op::Abs(_), Op::Abs(_)) | (Op::Relu(_), Op::Relu(_)) => Some(x),
-        (Op::Cast(c), Op::Cast(_)) if c.to == ScalarType::Bool && ed.ty(y).elem.plain() == Some(ScalarType::Bool) => {
+        (Op::Cast(c), Op::Cast(_))
+            if c.to == ScalarType::Bool && ed.ty(y).elem.plain() == Some(ScalarType::Bool) =>
+        {
             Some(y)
         }
         _ => None,
@@ -81,7 +85,9 @@ fn arithmetic(ed: &mut Editor<'_>, id: NodeId, x: ValueId, c: ValueId, want: &Te
             ed.try_add(Neg {}, &[x], want, &node.loc)
         }
         Op::Pow(_) if value == 1.0 && ed.ty(x) == want => Some(x),
-        Op::Pow(_) if value == 2.0 && narrow && ed.ty(x) == want => ed.try_add(Mul {}, &[x, x], want, &node.loc),
+        Op::Pow(_) if value == 2.0 && narrow && ed.ty(x) == want => {
+            ed.try_add(Mul {}, &[x, x], want, &node.loc)
+        }
         _ => None,
     }
 }

@@ -32,14 +32,20 @@ impl Pass for SimplifyGathers {
 
 fn to_slice(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Rewritten {
     let node = ed.old().graph.node(id);
-    let (Op::Gather(g), [Some(x), Some(i)]) = (&node.op, ins) else { return Ok(None) };
+    let (Op::Gather(g), [Some(x), Some(i)]) = (&node.op, ins) else {
+        return Ok(None);
+    };
     if ed.constant_of(*x).is_some() || ed.ty(*i).rank() > 1 || ed.ty(*x).elem.plain().is_none() {
         return Ok(None);
     }
-    let Some(indices) = ed.tensor(*i) else { return Ok(None) };
+    let Some(indices) = ed.tensor(*i) else {
+        return Ok(None);
+    };
     let indices: Vec<i64> = indices.to_f64().iter().map(|v| *v as i64).collect();
     let shape = ed.ty(*x).shape.clone();
-    let Some((start, step)) = progression(&indices, &shape[g.axis]) else { return Ok(None) };
+    let Some((start, step)) = progression(&indices, &shape[g.axis]) else {
+        return Ok(None);
+    };
     let mut op = Slice {
         starts: vec![Dim::zero(); shape.len()],
         steps: vec![1; shape.len()],
@@ -48,7 +54,11 @@ fn to_slice(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Rewritt
     (op.starts[g.axis], op.steps[g.axis], op.sizes[g.axis]) = (start, step, Dim::from(indices.len()));
     let v = ed.add(op, &[*x], &node.loc)?;
     let want = ed.old().graph.ty(node.output()).shape.clone();
-    Ok(Some(vec![if ed.ty(v).shape == want { v } else { ed.add(Reshape { shape: want }, &[v], &node.loc)? }]))
+    Ok(Some(vec![if ed.ty(v).shape == want {
+        v
+    } else {
+        ed.add(Reshape { shape: want }, &[v], &node.loc)?
+    }]))
 }
 
 /// First index (inside `extent`) and step, if the indices are an arithmetic progression of one sign.

@@ -6,7 +6,9 @@ use crate::pass::{Env, Pass};
 use crate::testing::{Net, assert_same, dims, sym};
 use rsqc_ir::eval::Tensor;
 use rsqc_ir::ops::conv::Conv;
-use rsqc_ir::ops::elementwise::{Add, And, Cast, Div, Equal, Gelu, GeluKind, Mul, Neg, Not, Pow, Relu, Sub, Where};
+use rsqc_ir::ops::elementwise::{
+    Add, And, Cast, Div, Equal, Gelu, GeluKind, Mul, Neg, Not, Pow, Relu, Sub, Where,
+};
 use rsqc_ir::ops::gather::Gather;
 use rsqc_ir::ops::linalg::MatMul;
 use rsqc_ir::ops::shape::{Concat, DimValue, Expand, Pad, Reshape, Slice, Transpose};
@@ -15,13 +17,21 @@ use rsqc_ir::{Dim, Module, ScalarType, ValueId};
 /// Runs one pass verified and with its declared effect enforced; checks larger shapes and empty ones as well.
 fn run(pass: impl Pass + 'static, m: &Module) -> Module {
     let mut out = m.clone();
-    let options = ManagerOptions { verify_each: true, check_numeric: true, ..ManagerOptions::default() };
+    let options = ManagerOptions {
+        verify_each: true,
+        check_numeric: true,
+        ..ManagerOptions::default()
+    };
     let passes: Vec<Box<dyn Pass>> = vec![Box::new(pass)];
-    let report =
-        PassManager::new(Env::default(), options).run(&mut out, &passes).unwrap_or_else(|d| panic!("{d}"));
+    let report = PassManager::new(Env::default(), options)
+        .run(&mut out, &passes)
+        .unwrap_or_else(|d| panic!("{d}"));
     assert!(report.passes[0].notes.is_empty(), "{:?}", report.passes[0].notes);
-    let shapes: [&[(&str, i64)]; 3] =
-        [&[("b", 2), ("s", 7), ("n", 3)], &[("b", 1), ("s", 1), ("n", 2)], &[("b", 0), ("s", 3), ("n", 1)]];
+    let shapes: [&[(&str, i64)]; 3] = [
+        &[("b", 2), ("s", 7), ("n", 3)],
+        &[("b", 1), ("s", 1), ("n", 2)],
+        &[("b", 0), ("s", 3), ("n", 1)],
+    ];
     assert_same(m, &out, &shapes, 1e-5);
     out
 }
@@ -51,7 +61,13 @@ fn fold_constants_evaluates_but_does_not_grow() {
     let w = n.weight(&[4, 4]);
     let t = n.op(Transpose { perm: vec![1, 0] }, &[w]);
     let y = n.op(MatMul {}, &[x, t]);
-    let d = n.op(DimValue { values: vec![Dim::from(3i64)], shape: dims(&[1]) }, &[]);
+    let d = n.op(
+        DimValue {
+            values: vec![Dim::from(3i64)],
+            shape: dims(&[1]),
+        },
+        &[],
+    );
     let f = n.op(Cast { to: ScalarType::F32 }, &[d]);
     let y = n.op(Mul {}, &[y, f]);
     let m = n.finish(&[y]);
@@ -60,7 +76,12 @@ fn fold_constants_evaluates_but_does_not_grow() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "64"]);
     let c = scalar(&mut n, 0.5);
-    let big = n.op(Expand { shape: dims(&[64, 64]) }, &[c]);
+    let big = n.op(
+        Expand {
+            shape: dims(&[64, 64]),
+        },
+        &[c],
+    );
     let y = n.op(MatMul {}, &[x, big]);
     let m = n.finish(&[y]);
     assert_eq!(ops(&run(FoldConstants { grow: 1024 }, &m)), ["expand", "matmul"]);
@@ -77,7 +98,9 @@ fn fold_constants_leaves_what_cannot_be_evaluated() {
     let y = n.op(Add {}, &[x, row]);
     let mut m = n.finish(&[y]);
     let passes: Vec<Box<dyn Pass>> = vec![Box::new(FoldConstants::default())];
-    PassManager::new(Env::default(), ManagerOptions::default()).run(&mut m, &passes).expect("an index outside is no error yet");
+    PassManager::new(Env::default(), ManagerOptions::default())
+        .run(&mut m, &passes)
+        .expect("an index outside is no error yet");
     assert_eq!(ops(&m), ["gather", "add"]);
 }
 
@@ -102,7 +125,11 @@ fn merge_equal_merges_nodes_and_constants() {
 fn remove_identities_of_arithmetic() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "4"]);
-    let (one, minus_zero, wide) = (scalar(&mut n, 1.0), scalar(&mut n, -0.0), n.constant(&Tensor::new(vec![2, 1, 1], vec![1f32; 2])));
+    let (one, minus_zero, wide) = (
+        scalar(&mut n, 1.0),
+        scalar(&mut n, -0.0),
+        n.constant(&Tensor::new(vec![2, 1, 1], vec![1f32; 2])),
+    );
     let a = n.op(Mul {}, &[one, x]);
     let a = n.op(Div {}, &[a, one]);
     let a = n.op(Add {}, &[a, minus_zero]);
@@ -110,7 +137,11 @@ fn remove_identities_of_arithmetic() {
     let a = n.op(Neg {}, &[a]);
     let widened = n.op(Mul {}, &[a, wide]);
     let m = n.finish(&[a, widened]);
-    assert_eq!(ops(&run(RemoveIdentities, &m)), ["neg", "mul"], "a factor that broadcasts stays");
+    assert_eq!(
+        ops(&run(RemoveIdentities, &m)),
+        ["neg", "mul"],
+        "a factor that broadcasts stays"
+    );
 }
 
 #[test]
@@ -129,14 +160,47 @@ fn adding_zero_is_not_exact() {
 fn remove_identities_of_movement() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "4", "s", "8"]);
-    let a = n.op(Transpose { perm: vec![0, 2, 1, 3] }, &[x]);
-    let a = n.op(Transpose { perm: vec![0, 2, 1, 3] }, &[a]);
-    let a = n.op(Reshape { shape: vec![Dim::sym("b"), Dim::from(32i64) * Dim::sym("s")] }, &[a]);
+    let a = n.op(
+        Transpose {
+            perm: vec![0, 2, 1, 3],
+        },
+        &[x],
+    );
+    let a = n.op(
+        Transpose {
+            perm: vec![0, 2, 1, 3],
+        },
+        &[a],
+    );
+    let a = n.op(
+        Reshape {
+            shape: vec![Dim::sym("b"), Dim::from(32i64) * Dim::sym("s")],
+        },
+        &[a],
+    );
     let a = reshape(&mut n, a, &["b", "4", "s", "8"]);
-    let a = n.op(Expand { shape: sym(&["b", "4", "s", "8"]) }, &[a]);
-    let a = n.op(Slice { starts: dims(&[0; 4]), sizes: sym(&["b", "4", "s", "8"]), steps: vec![1; 4] }, &[a]);
+    let a = n.op(
+        Expand {
+            shape: sym(&["b", "4", "s", "8"]),
+        },
+        &[a],
+    );
+    let a = n.op(
+        Slice {
+            starts: dims(&[0; 4]),
+            sizes: sym(&["b", "4", "s", "8"]),
+            steps: vec![1; 4],
+        },
+        &[a],
+    );
     let z = scalar(&mut n, 0.0);
-    let a = n.op(Pad { before: dims(&[0; 4]), after: dims(&[0; 4]) }, &[a, z]);
+    let a = n.op(
+        Pad {
+            before: dims(&[0; 4]),
+            after: dims(&[0; 4]),
+        },
+        &[a, z],
+    );
     let a = n.op(Concat { axis: 1 }, &[a]);
     let a = n.op(Relu {}, &[a]);
     let m = n.finish(&[a]);
@@ -165,9 +229,19 @@ fn slices_compose_and_empty_operands_go() {
 fn transposes_of_unit_axes_are_reshapes_and_batched_ones_are_lifted() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "1", "s", "8"]);
-    let y = n.op(Transpose { perm: vec![0, 2, 1, 3] }, &[x]);
+    let y = n.op(
+        Transpose {
+            perm: vec![0, 2, 1, 3],
+        },
+        &[x],
+    );
     let z = n.f32(&["b", "4", "s", "8"]);
-    let f = n.op(Reshape { shape: vec![Dim::from(4i64) * Dim::sym("b"), Dim::sym("s"), Dim::from(8i64)] }, &[z]);
+    let f = n.op(
+        Reshape {
+            shape: vec![Dim::from(4i64) * Dim::sym("b"), Dim::sym("s"), Dim::from(8i64)],
+        },
+        &[z],
+    );
     let f = n.op(Transpose { perm: vec![0, 2, 1] }, &[f]);
     let f = reshape(&mut n, f, &["b", "4", "8", "s"]);
     let m = n.finish(&[y, f]);
@@ -178,11 +252,29 @@ fn transposes_of_unit_axes_are_reshapes_and_batched_ones_are_lifted() {
     // Leading axes that are split otherwise are another function.
     let mut n = Net::new(1);
     let z = n.f32(&["b", "4", "s", "8"]);
-    let f = n.op(Reshape { shape: vec![Dim::from(4i64) * Dim::sym("b"), Dim::sym("s"), Dim::from(8i64)] }, &[z]);
+    let f = n.op(
+        Reshape {
+            shape: vec![Dim::from(4i64) * Dim::sym("b"), Dim::sym("s"), Dim::from(8i64)],
+        },
+        &[z],
+    );
     let f = n.op(Transpose { perm: vec![0, 2, 1] }, &[f]);
-    let f = n.op(Reshape { shape: vec![Dim::from(2i64) * Dim::sym("b"), Dim::from(2i64), Dim::from(8i64), Dim::sym("s")] }, &[f]);
+    let f = n.op(
+        Reshape {
+            shape: vec![
+                Dim::from(2i64) * Dim::sym("b"),
+                Dim::from(2i64),
+                Dim::from(8i64),
+                Dim::sym("s"),
+            ],
+        },
+        &[f],
+    );
     let m = n.finish(&[f]);
-    assert_eq!(ops(&run(RemoveIdentities, &m)), ["reshape", "transpose", "reshape"]);
+    assert_eq!(
+        ops(&run(RemoveIdentities, &m)),
+        ["reshape", "transpose", "reshape"]
+    );
 }
 
 #[test]
@@ -197,7 +289,14 @@ fn order_operands_puts_constants_last_and_settles() {
     let m = n.finish(&[c]);
     let out = run(OrderOperands, &m);
     let again = run(OrderOperands, &out);
-    let inputs_of = |m: &Module| m.graph.topo_order().expect("acyclic").iter().map(|n| m.graph.node(*n).inputs.clone()).collect::<Vec<_>>();
+    let inputs_of = |m: &Module| {
+        m.graph
+            .topo_order()
+            .expect("acyclic")
+            .iter()
+            .map(|n| m.graph.node(*n).inputs.clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(inputs_of(&out), inputs_of(&again));
     let first = out.graph.node(out.graph.topo_order().expect("acyclic")[0]);
     assert!(out.graph.const_id(first.input(1).expect("given")).is_some());
@@ -216,7 +315,10 @@ fn arithmetic_has_one_spelling() {
     let kept = n.op(Div {}, &[a, three]);
     let kept = n.op(Pow {}, &[kept, three]);
     let m = n.finish(&[kept]);
-    assert_eq!(ops(&run(SimplifyArithmetic, &m)), ["mul", "add", "mul", "div", "pow"]);
+    assert_eq!(
+        ops(&run(SimplifyArithmetic, &m)),
+        ["mul", "add", "mul", "div", "pow"]
+    );
 }
 
 #[test]
@@ -283,7 +385,12 @@ fn expands_are_bypassed_unless_they_give_the_shape() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "s", "4"]);
     let c = n.f32(&["s", "1"]);
-    let wide = n.op(Expand { shape: sym(&["b", "s", "4"]) }, &[c]);
+    let wide = n.op(
+        Expand {
+            shape: sym(&["b", "s", "4"]),
+        },
+        &[c],
+    );
     let y = n.op(Add {}, &[x, wide]);
     let front = reshape(&mut n, c, &["1", "s", "1"]);
     let y = n.op(Mul {}, &[y, front]);
@@ -302,7 +409,12 @@ fn matrices_are_not_bypassed_by_products() {
     let rows = n.op(Expand { shape: dims(&[4, 4]) }, &[w]);
     let y = n.op(MatMul {}, &[x, rows]);
     let batch = n.f32(&["1", "4", "6"]);
-    let wide = n.op(Expand { shape: sym(&["b", "4", "6"]) }, &[batch]);
+    let wide = n.op(
+        Expand {
+            shape: sym(&["b", "4", "6"]),
+        },
+        &[batch],
+    );
     let z = n.op(MatMul {}, &[x, wide]);
     let m = n.finish(&[y, z]);
     let mut found = ops(&run(BypassExpands, &m));
@@ -315,12 +427,22 @@ fn linears_are_flattened_back() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "s", "8"]);
     let (w, b, w2) = (n.weight(&[8, 6]), n.weight(&[6]), n.weight(&[6, 5]));
-    let flat = n.op(Reshape { shape: vec![product("b", "s"), Dim::from(8i64)] }, &[x]);
+    let flat = n.op(
+        Reshape {
+            shape: vec![product("b", "s"), Dim::from(8i64)],
+        },
+        &[x],
+    );
     let y = n.op(MatMul {}, &[flat, w]);
     let y = n.op(Add {}, &[y, b]);
     let y = n.op(Gelu { kind: GeluKind::Erf }, &[y]);
     let y = reshape(&mut n, y, &["b", "s", "6"]);
-    let y = n.op(Reshape { shape: vec![product("b", "s"), Dim::from(6i64)] }, &[y]);
+    let y = n.op(
+        Reshape {
+            shape: vec![product("b", "s"), Dim::from(6i64)],
+        },
+        &[y],
+    );
     let y = n.op(MatMul {}, &[y, w2]);
     let y = reshape(&mut n, y, &["b", "s", "5"]);
     let m = n.finish(&[y]);
@@ -330,15 +452,30 @@ fn linears_are_flattened_back() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "4", "8"]);
     let w = n.weight(&[8, 6]);
-    let flat = n.op(Reshape { shape: vec![Dim::from(4i64) * Dim::sym("b"), Dim::from(8i64)] }, &[x]);
+    let flat = n.op(
+        Reshape {
+            shape: vec![Dim::from(4i64) * Dim::sym("b"), Dim::from(8i64)],
+        },
+        &[x],
+    );
     let y = n.op(MatMul {}, &[flat, w]);
-    let y = n.op(Reshape { shape: vec![Dim::from(2i64) * Dim::sym("b"), Dim::from(2i64), Dim::from(6i64)] }, &[y]);
+    let y = n.op(
+        Reshape {
+            shape: vec![Dim::from(2i64) * Dim::sym("b"), Dim::from(2i64), Dim::from(6i64)],
+        },
+        &[y],
+    );
     let m = n.finish(&[y]);
     assert_eq!(ops(&run(FlattenLinears, &m)), ["reshape", "matmul", "reshape"]);
 }
 
 fn conv(stride: i64, pad: i64, group: i64) -> Conv {
-    Conv { strides: vec![stride; 2], dilations: vec![1; 2], pads: vec![pad; 4], group }
+    Conv {
+        strides: vec![stride; 2],
+        dilations: vec![1; 2],
+        pads: vec![pad; 4],
+        group,
+    }
 }
 
 #[test]
@@ -351,10 +488,22 @@ fn patch_convolutions_become_products() {
         let m = n.finish(&[y]);
         ops(&run(LowerPatchConvs, &m))
     };
-    let product = ["reshape", "transpose", "reshape", "matmul", "add", "transpose", "reshape"];
+    let product = [
+        "reshape",
+        "transpose",
+        "reshape",
+        "matmul",
+        "add",
+        "transpose",
+        "reshape",
+    ];
     assert_eq!(patch(conv(4, 0, 1), 4, "8", 1), product);
     assert_eq!(patch(conv(2, 0, 1), 2, "6", 1), product);
-    assert_eq!(patch(conv(4, 0, 1), 4, "10", 1), ["conv"], "the last rows are cut off");
+    assert_eq!(
+        patch(conv(4, 0, 1), 4, "10", 1),
+        ["conv"],
+        "the last rows are cut off"
+    );
     assert_eq!(patch(conv(2, 1, 1), 2, "6", 1), ["conv"], "padding");
     assert_eq!(patch(conv(2, 0, 2), 2, "6", 2), ["conv"], "groups");
     assert_eq!(patch(conv(1, 0, 1), 1, "6", 1), ["conv"], "one pixel");
@@ -364,7 +513,11 @@ fn patch_convolutions_become_products() {
 fn affine_folds_into_convolutions_and_products() {
     let mut n = Net::new(1);
     let x = n.f32(&["b", "3", "5", "6"]);
-    let (w, scale, shift) = (n.weight(&[4, 3, 3, 3]), n.weight(&[1, 4, 1, 1]), n.weight(&[4, 1, 1]));
+    let (w, scale, shift) = (
+        n.weight(&[4, 3, 3, 3]),
+        n.weight(&[1, 4, 1, 1]),
+        n.weight(&[4, 1, 1]),
+    );
     let y = n.op(conv(1, 1, 1), &[x, w]);
     let y = n.op(Mul {}, &[y, scale]);
     let y = n.op(Add {}, &[y, shift]);

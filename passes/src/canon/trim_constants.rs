@@ -31,7 +31,10 @@ impl Pass for TrimConstants {
 fn trim(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<ValueId> {
     let node = ed.old().graph.node(id);
     let mut ins: Vec<ValueId> = ins.iter().copied().collect::<Option<_>>()?;
-    if !ins.iter().any(|v| ed.constant_of(*v).is_some_and(|c| smaller(c).is_some())) {
+    if !ins
+        .iter()
+        .any(|v| ed.constant_of(*v).is_some_and(|c| smaller(c).is_some()))
+    {
         return None;
     }
     let types: Vec<&TensorType> = ins.iter().map(|v| ed.ty(*v)).collect();
@@ -41,7 +44,9 @@ fn trim(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Option<Valu
     let want = ed.old().graph.ty(node.output()).clone();
     let mut found = None;
     for i in 0..ins.len() {
-        let Some(c) = ed.constant_of(ins[i]).and_then(smaller) else { continue };
+        let Some(c) = ed.constant_of(ins[i]).and_then(smaller) else {
+            continue;
+        };
         let mut attempt = ins.clone();
         attempt[i] = ed.constant(c);
         if let Some(v) = ed.try_add(node.op.clone(), &attempt, &want, &node.loc) {
@@ -59,13 +64,19 @@ fn smaller(c: &Const) -> Option<Const> {
     }
     let size = c.ty.storage().size();
     if crate::sweep::splat_of(c).is_some() {
-        let ty = TensorType { elem: c.ty.elem.clone(), shape: Vec::new() };
+        let ty = TensorType {
+            elem: c.ty.elem.clone(),
+            shape: Vec::new(),
+        };
         return Const::from_bytes(&c.name, ty, c.bytes()[..size].to_vec());
     }
     let units = c.ty.shape.iter().take_while(|d| d.is(1)).count();
     if units == 0 {
         return None;
     }
-    let ty = TensorType { elem: c.ty.elem.clone(), shape: c.ty.shape[units..].to_vec() };
+    let ty = TensorType {
+        elem: c.ty.elem.clone(),
+        shape: c.ty.shape[units..].to_vec(),
+    };
     Const::from_bytes(&c.name, ty, c.bytes().to_vec())
 }

@@ -11,7 +11,9 @@
 //! - guard: `where(is_nan(p), 0, p)` asks for zeros in rows without a key; without it they are NaN.
 //!
 //! Finite and infinite masks are different functions on rows that are masked out completely (uniform, NaN, zero), so one
-//! is never turned into the other. Sound because the op is defined as this formula; scale factors move across a product,
+//! is never turned into the other. A block without any key gives zeros, as the empty sum it is: if keys may be fewer than
+//! queries, an unmasked block asks for zeros in rows without a key; a masked one keeps NaN there, since a row that is
+//! masked out is the likelier case. Sound because the op is defined as this formula; scale factors move across a product,
 //! and the guard also hides NaN scores: rounding, and only where inputs are NaN something else. Three-dimensional blocks
 //! get a unit head axis. Probabilities that are also read elsewhere stop the rewrite.
 
@@ -54,7 +56,11 @@ enum Mask {
     /// Kept where false.
     Not(ValueId),
     /// Kept where the condition is `keep`, else replaced by a huge negative number.
-    Fill { cond: ValueId, keep: bool, value: ValueId },
+    Fill {
+        cond: ValueId,
+        keep: bool,
+        value: ValueId,
+    },
 }
 
 /// `scale * matmul(q, kt)`.
@@ -66,28 +72,44 @@ struct Scores {
 
 fn recognize(ed: &mut Editor<'_>, id: NodeId, ins: &[Option<ValueId>]) -> Rewritten {
     let node = ed.old().graph.node(id);
-    let (Op::MatMul(_), [Some(p), Some(v)]) = (&node.op, ins) else { return Ok(None) };
+    let (Op::MatMul(_), [Some(p), Some(v)]) = (&node.op, ins) else {
+        return Ok(None);
+    };
     let rank = ed.ty(*p).rank();
     if !(3..=4).contains(&rank) || ed.ty(*v).rank() != rank {
         return Ok(None);
     }
-    let Some((scores, mask, empty_row)) = probabilities(ed, *p) else { return Ok(None) };
+    let Some((scores, mask, mut empty_row)) = probabilities(ed, *p) else {
+        return Ok(None);
+    };
+    if matches!(mask, Mask::None) && !has_keys(ed, *p) {
+        empty_row = EmptyRow::Zero;
+    }
     let loc = &node.loc;
     let want = ed.old().graph.ty(node.output()).clone();
     let k = keys(ed, scores.kt, loc)?;
     let mut operands = [scores.q, k, *v];
-    let Some(mut mask) = mask_value(ed, &mask, loc)? else { return Ok(None) };
+    let Some(mut mask) = mask_value(ed, &mask, loc)? else {
+        return Ok(None);
+    };
     if rank == 3 {
         for x in operands.iter_mut().chain(&mut mask) {
             *x = with_head_axis(ed, *x, loc)?;
         }
     }
-    let op: Op = Attention { scale: scores.scale as f32, causal: None, empty_row }.into();
+    let op: Op = Attention {
+        scale: scores.scale as f32,
+        causal: None,
+        empty_row,
+    }
+    .into();
     let mut ty = want.clone();
     if rank == 3 {
         ty.shape.insert(1, Dim::one());
     }
-    let Some(out) = attend(ed, &op, operands, mask, &ty, loc)? else { return Ok(None) };
+    let Some(out) = attend(ed, &op, operands, mask, &ty, loc)? else {
+        return Ok(None);
+    };
     if rank == 4 {
         return Ok(Some(vec![out]));
     }
@@ -138,6 +160,14 @@ fn probabilities(ed: &Editor<'_>, p: ValueId) -> Option<(Scores, Mask, EmptyRow)
     Some((scores, mask, empty_row))
 }
 
+/// Whether every query is certain to have a key: there are at least as many keys as queries, or at least one.
+fn has_keys(ed: &Editor<'_>, p: ValueId) -> bool {
+    let shape = &ed.ty(p).shape;
+    let (queries, keys) = (&shape[shape.len() - 2], &shape[shape.len() - 1]);
+    let symbols = &ed.old().symbols;
+    queries.always_le(keys, symbols) || Dim::one().always_le(keys, symbols)
+}
+
 /// x of `where(is_nan(x), 0, x)`, if nothing else reads x.
 fn guarded(ed: &Editor<'_>, p: ValueId) -> Option<ValueId> {
     let node = ed.def(p)?;
@@ -156,13 +186,16 @@ fn masked(ed: &Editor<'_>, s: ValueId) -> Option<(Scores, Mask)> {
     match node.op {
         Op::Add(_) => {
             let (a, b) = (node.input(0)?, node.input(1)?);
-            let (scores, m) = product(ed, a).map(|x| (x, b)).or_else(|| product(ed, b).map(|x| (x, a)))?;
+            let (scores, m) = product(ed, a)
+                .map(|x| (x, b))
+                .or_else(|| product(ed, b).map(|x| (x, a)))?;
             Some((scores, additive(ed, m)))
         }
         Op::Where(_) => {
             let (cond, a, b) = (node.input(0)?, node.input(1)?, node.input(2)?);
-            let (scores, keep, value) =
-                product(ed, a).map(|x| (x, true, b)).or_else(|| product(ed, b).map(|x| (x, false, a)))?;
+            let (scores, keep, value) = product(ed, a)
+                .map(|x| (x, true, b))
+                .or_else(|| product(ed, b).map(|x| (x, false, a)))?;
             let mask = match (ed.splat(value)?, keep) {
                 (f64::NEG_INFINITY, true) => Mask::Value(cond),
                 (f64::NEG_INFINITY, false) => Mask::Not(cond),
@@ -206,9 +239,14 @@ fn unscaled(ed: &Editor<'_>, mut v: ValueId) -> (ValueId, f64) {
     let mut scale = 1.0;
     loop {
         let Some(n) = ed.def(v) else { return (v, scale) };
-        let (Some(a), Some(b)) = (n.input(0), n.input(1)) else { return (v, scale) };
+        let (Some(a), Some(b)) = (n.input(0), n.input(1)) else {
+            return (v, scale);
+        };
         let factor = match n.op {
-            Op::Mul(_) => ed.splat(b).map(|c| (a, c)).or_else(|| ed.splat(a).map(|c| (b, c))),
+            Op::Mul(_) => ed
+                .splat(b)
+                .map(|c| (a, c))
+                .or_else(|| ed.splat(a).map(|c| (b, c))),
             Op::Div(_) => ed.splat(b).map(|c| (a, 1.0 / c)),
             _ => None,
         };
@@ -223,12 +261,20 @@ fn unscaled(ed: &Editor<'_>, mut v: ValueId) -> (ValueId, f64) {
 fn keys(ed: &mut Editor<'_>, kt: ValueId, loc: &Loc) -> Result<ValueId, Diag> {
     let rank = ed.ty(kt).rank() as i64;
     let (source, mut perm) = match ed.def(kt) {
-        Some(Node { op: Op::Transpose(t), inputs, .. }) => (inputs[0].unwrap_or(kt), t.perm.clone()),
+        Some(Node {
+            op: Op::Transpose(t),
+            inputs,
+            ..
+        }) => (inputs[0].unwrap_or(kt), t.perm.clone()),
         _ => (kt, (0..rank).collect()),
     };
     let n = perm.len();
     perm.swap(n - 2, n - 1);
-    if perm.is_sorted() { Ok(source) } else { ed.add(Transpose { perm }, &[source], loc) }
+    if perm.is_sorted() {
+        Ok(source)
+    } else {
+        ed.add(Transpose { perm }, &[source], loc)
+    }
 }
 
 /// `[b, kv, s, d]` behind `reshape(expand([b, kv, 1, s, d] -> [b, kv, g, s, d])) = [b, kv * g, s, d]`.
@@ -236,8 +282,12 @@ fn ungrouped(ed: &mut Editor<'_>, x: ValueId, loc: &Loc) -> Result<Option<ValueI
     let source = |ed: &Editor<'_>, v: ValueId, is: fn(&Op) -> bool| {
         ed.def(v).filter(|n| is(&n.op)).and_then(|n| n.input(0))
     };
-    let Some(wide) = source(ed, x, |o| matches!(o, Op::Reshape(_))) else { return Ok(None) };
-    let Some(narrow) = source(ed, wide, |o| matches!(o, Op::Expand(_))) else { return Ok(None) };
+    let Some(wide) = source(ed, x, |o| matches!(o, Op::Reshape(_))) else {
+        return Ok(None);
+    };
+    let Some(narrow) = source(ed, wide, |o| matches!(o, Op::Expand(_))) else {
+        return Ok(None);
+    };
     let (to, from, out) = (&ed.ty(wide).shape, &ed.ty(narrow).shape, &ed.ty(x).shape);
     let repeats = to.len() == 5
         && from.len() == 5
@@ -273,7 +323,9 @@ fn mask_value(ed: &mut Editor<'_>, m: &Mask, loc: &Loc) -> Result<Option<Option<
         }
         Mask::Not(c) => Some(ed.add(Not {}, &[*c], loc)?),
         Mask::Fill { cond, keep, value } => {
-            let Some(zero) = ed.scalar_like(*value, 0.0) else { return Ok(None) };
+            let Some(zero) = ed.scalar_like(*value, 0.0) else {
+                return Ok(None);
+            };
             let (a, b) = if *keep { (zero, *value) } else { (*value, zero) };
             Some(ed.add(Where {}, &[*cond, a, b], loc)?)
         }

@@ -67,18 +67,39 @@ fn split(ed: &Editor<'_>, mask: ValueId, extents: &(Dim, Dim)) -> Option<(Dim, O
         Op::And(_) if ed.ty(mask).elem.plain() == Some(ScalarType::Bool) => offset(ed, b, extents)
             .map(|p| (p, Some(a)))
             .or_else(|| offset(ed, a, extents).map(|p| (p, Some(b)))),
-        Op::Where(_) if ed.splat(b) == Some(0.0) && ed.splat(n.input(2)?)? <= DROWNS => {
-            Some((offset(ed, a, extents)?, None))
+        Op::Where(_) => {
+            let (on, off) = (ed.splat(b)?, ed.splat(n.input(2)?)?);
+            let past = match (on == 0.0 && off <= DROWNS, off == 0.0 && on <= DROWNS) {
+                (true, _) => offset(ed, a, extents)?,
+                (_, true) => offset_of_hidden(ed, a, extents)?,
+                _ => return None,
+            };
+            Some((past, None))
         }
         _ => None,
     }
 }
 
 /// `past` if `v` is `iota_k <= iota_q + past` over the scores' last two axes, with past >= 0.
-fn offset(ed: &Editor<'_>, v: ValueId, (queries, keys): &(Dim, Dim)) -> Option<Dim> {
+fn offset(ed: &Editor<'_>, v: ValueId, extents: &(Dim, Dim)) -> Option<Dim> {
     let n = ed.def(v)?;
-    let Op::LessEqual(_) = n.op else { return None };
-    let (k, q) = (n.input(0)?, n.input(1)?);
+    match n.op {
+        Op::LessEqual(_) => compared(ed, n.input(0)?, n.input(1)?, extents),
+        Op::Not(_) => offset_of_hidden(ed, n.input(0)?, extents),
+        _ => None,
+    }
+}
+
+/// The same if `v` is true for what is hidden: `iota_q + past < iota_k`.
+fn offset_of_hidden(ed: &Editor<'_>, v: ValueId, extents: &(Dim, Dim)) -> Option<Dim> {
+    let n = ed.def(v)?;
+    match n.op {
+        Op::Less(_) => compared(ed, n.input(1)?, n.input(0)?, extents),
+        _ => None,
+    }
+}
+
+fn compared(ed: &Editor<'_>, k: ValueId, q: ValueId, (queries, keys): &(Dim, Dim)) -> Option<Dim> {
     let (k_start, k_len) = index_along(ed, k, 1)?;
     let (q_start, q_len) = index_along(ed, q, 2)?;
     let fits = k_start.is(0) && k_len == *keys && q_len == *queries;
@@ -96,6 +117,9 @@ fn index_along(ed: &Editor<'_>, v: ValueId, back: usize) -> Option<(Dim, Dim)> {
     };
     let Op::Iota(i) = &iota.op else { return None };
     let at = shape.len().checked_sub(back)?;
-    let along = shape.iter().enumerate().all(|(a, d)| if a == at { *d == i.len } else { d.is(1) });
+    let along = shape
+        .iter()
+        .enumerate()
+        .all(|(a, d)| if a == at { *d == i.len } else { d.is(1) });
     (along && i.step.is(1)).then(|| (i.start.clone(), i.len.clone()))
 }

@@ -51,7 +51,11 @@ struct Extractor<'a> {
 
 /// Chooses a node for every class below `roots`; empty if no acyclic choice was found. `original` are the canonical nodes of the graph before rewriting.
 pub(super) fn extract(g: &Graph, roots: &[Id], original: &BTreeSet<Term>) -> Choice {
-    let mut e = Extractor { g, original, best: BTreeMap::new() };
+    let mut e = Extractor {
+        g,
+        original,
+        best: BTreeMap::new(),
+    };
     e.settle();
     let mut choice: Choice = e.best.iter().map(|(id, b)| (*id, b.node.clone())).collect();
     // Improvements found late can close a cycle through classes that were settled early: then nothing is chosen.
@@ -77,7 +81,10 @@ impl Extractor<'_> {
     }
 
     fn nodes(&self, id: Id) -> Vec<Term> {
-        let canonical = |t: &Term| Term { head: t.head.clone(), args: t.args.iter().map(|a| self.g.find(*a)).collect() };
+        let canonical = |t: &Term| Term {
+            head: t.head.clone(),
+            args: t.args.iter().map(|a| self.g.find(*a)).collect(),
+        };
         let mut nodes: Vec<Term> = self.g[id].nodes.iter().map(canonical).collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -86,12 +93,18 @@ impl Extractor<'_> {
 
     /// Repeats until no class finds a cheaper node. Each improvement lowers a total, so this ends.
     fn settle(&mut self) {
-        let classes: Vec<(Id, Vec<Term>)> = self.classes().into_iter().map(|id| (id, self.nodes(id))).collect();
+        let classes: Vec<(Id, Vec<Term>)> = self
+            .classes()
+            .into_iter()
+            .map(|id| (id, self.nodes(id)))
+            .collect();
         loop {
             let mut changed = false;
             for (id, nodes) in &classes {
                 for n in nodes {
-                    let Some(new) = self.candidate(*id, n) else { continue };
+                    let Some(new) = self.candidate(*id, n) else {
+                        continue;
+                    };
                     if self.best.get(id).is_none_or(|b| new.total < b.total) {
                         self.best.insert(*id, new);
                         changed = true;
@@ -113,7 +126,11 @@ impl Extractor<'_> {
             return None;
         }
         below.insert(id, self.node_cost(n));
-        Some(Best { node: n.clone(), total: below.values().sum(), below })
+        Some(Best {
+            node: n.clone(),
+            total: below.values().sum(),
+            below,
+        })
     }
 
     /// Cost of all classes that the roots need under a choice; `None` if it is cyclic.
@@ -135,13 +152,20 @@ impl Extractor<'_> {
             sum += self.node_cost(n);
             state.insert(id, false);
             stack.push((id, true));
-            stack.extend(n.args.iter().filter(|a| state.get(a) != Some(&true)).map(|a| (*a, false)));
+            stack.extend(
+                n.args
+                    .iter()
+                    .filter(|a| state.get(a) != Some(&true))
+                    .map(|a| (*a, false)),
+            );
         }
         Some(sum)
     }
 
     fn improve(&self, choice: &mut Choice, roots: &[Id]) {
-        let Some(mut cost) = self.total(choice, roots) else { return };
+        let Some(mut cost) = self.total(choice, roots) else {
+            return;
+        };
         for _ in 0..ROUNDS {
             let mut better = false;
             for id in self.needed(choice, roots) {

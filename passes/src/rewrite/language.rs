@@ -77,8 +77,8 @@ fn op_name(op: &str) -> Option<&'static str> {
 /// Names of the attributes of an op, in order; `None` if terms do not carry this op.
 pub(super) fn attr_names(op: &str) -> Option<&'static [&'static str]> {
     Some(match op {
-        "neg" | "abs" | "sqrt" | "reciprocal" | "exp" | "erf" | "tanh" | "sigmoid" | "relu" | "silu" | "add" | "sub"
-        | "mul" | "div" | "pow" | "max" => &[],
+        "neg" | "abs" | "sqrt" | "reciprocal" | "exp" | "erf" | "tanh" | "sigmoid" | "relu" | "silu"
+        | "add" | "sub" | "mul" | "div" | "pow" | "max" => &[],
         "gelu" => &["kind"],
         "reduce" => &["kind", "axes", "keep"],
         "layer_norm" | "rms_norm" => &["eps"],
@@ -149,11 +149,15 @@ impl Facts {
 
     /// The leaf for a splat constant of this type, made on first use.
     pub(super) fn splat(&mut self, ty: TensorType, v: f64) -> u32 {
-        let found = self.leaves.iter().position(
-            |(l, f)| matches!(l, Leaf::Splat(s) if s.to_bits() == v.to_bits()) && f.ty.as_ref() == Some(&ty),
-        );
+        let found = self.leaves.iter().position(|(l, f)| {
+            matches!(l, Leaf::Splat(s) if s.to_bits() == v.to_bits()) && f.ty.as_ref() == Some(&ty)
+        });
         let at = found.unwrap_or_else(|| {
-            let fact = Fact { ty: Some(ty), splat: Some(v), attr: None };
+            let fact = Fact {
+                ty: Some(ty),
+                splat: Some(v),
+                attr: None,
+            };
             self.leaves.push((Leaf::Splat(v), fact));
             self.leaves.len() - 1
         });
@@ -163,23 +167,45 @@ impl Facts {
     /// The op of a term with these attribute texts.
     pub(super) fn op(&self, name: &str, attrs: &[Arc<str>]) -> Option<Op> {
         let names = attr_names(name)?;
-        let map = names.iter().zip(attrs).map(|(n, t)| ((*n).to_string(), self.attr(t))).collect();
-        (names.len() == attrs.len()).then(|| Op::parse(name, AttrMap(map)).ok()).flatten()
+        let map = names
+            .iter()
+            .zip(attrs)
+            .map(|(n, t)| ((*n).to_string(), self.attr(t)))
+            .collect();
+        (names.len() == attrs.len())
+            .then(|| Op::parse(name, AttrMap(map)).ok())
+            .flatten()
     }
 
     /// The fact of a term from the facts of its children; `None` if the op does not accept them.
     pub(super) fn infer(&self, head: &Head, children: &[&Fact]) -> Option<Fact> {
         match head {
             Head::Leaf(i) => self.leaves.get(*i as usize).map(|l| l.1.clone()),
-            Head::Attr(t) => Some(Fact { attr: Some(t.clone()), ..Fact::default() }),
+            Head::Attr(t) => Some(Fact {
+                attr: Some(t.clone()),
+                ..Fact::default()
+            }),
             Head::Op(name) => {
                 let operands = children.len().checked_sub(attr_names(name)?.len())?;
-                let attrs: Option<Vec<Arc<str>>> = children[operands..].iter().map(|f| f.attr.clone()).collect();
+                let attrs: Option<Vec<Arc<str>>> =
+                    children[operands..].iter().map(|f| f.attr.clone()).collect();
                 let op = self.op(name, &attrs?)?;
-                let types: Option<Vec<Option<&TensorType>>> =
-                    children[..operands].iter().map(|f| f.ty.as_ref().map(Some)).collect();
-                let out = op.infer(&InferCx { symbols: &self.symbols }, &types?).ok()?;
-                Some(Fact { ty: out.into_iter().next(), ..Fact::default() })
+                let types: Option<Vec<Option<&TensorType>>> = children[..operands]
+                    .iter()
+                    .map(|f| f.ty.as_ref().map(Some))
+                    .collect();
+                let out = op
+                    .infer(
+                        &InferCx {
+                            symbols: &self.symbols,
+                        },
+                        &types?,
+                    )
+                    .ok()?;
+                Some(Fact {
+                    ty: out.into_iter().next(),
+                    ..Fact::default()
+                })
             }
         }
     }
@@ -216,11 +242,24 @@ mod tests {
         let ops: Vec<Op> = vec![
             norm::LayerNorm { eps: 1e-5 }.into(),
             norm::Softmax { axis: 1, log: false }.into(),
-            reduce::Reduce { kind: reduce::Reduction::Mean, axes: vec![1], keep: true }.into(),
+            reduce::Reduce {
+                kind: reduce::Reduction::Mean,
+                axes: vec![1],
+                keep: true,
+            }
+            .into(),
             shape::Transpose { perm: vec![1, 0] }.into(),
-            shape::Slice { starts: vec![], sizes: vec![], steps: vec![] }.into(),
+            shape::Slice {
+                starts: vec![],
+                sizes: vec![],
+                steps: vec![],
+            }
+            .into(),
             rsqc_ir::ops::nn::Rope { interleaved: true }.into(),
-            rsqc_ir::ops::elementwise::Gelu { kind: rsqc_ir::ops::elementwise::GeluKind::Tanh }.into(),
+            rsqc_ir::ops::elementwise::Gelu {
+                kind: rsqc_ir::ops::elementwise::GeluKind::Tanh,
+            }
+            .into(),
         ];
         for op in ops {
             let names: Vec<&str> = op.attrs().iter().map(|(n, _)| *n).collect();

@@ -5,6 +5,7 @@
 //! rewrites, [`rules`] the equations, [`extract`] the cheapest graph of a saturated window. README.md has the laws.
 
 mod attention;
+mod causal;
 mod extract;
 mod language;
 mod recognize;
@@ -12,5 +13,11 @@ mod rule;
 mod rules;
 mod window;
 
+#[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
+mod tests;
+
 pub use attention::RecognizeAttention;
+pub use causal::RecognizeCausalMasks;
 pub use recognize::RecognizePatterns;

@@ -30,7 +30,10 @@ pub struct RecognizePatterns {
 
 impl Default for RecognizePatterns {
     fn default() -> Self {
-        RecognizePatterns { iterations: 10, nodes: 10_000 }
+        RecognizePatterns {
+            iterations: 10,
+            nodes: 10_000,
+        }
     }
 }
 
@@ -38,7 +41,10 @@ impl RecognizePatterns {
     /// From the options of a pass list: `iterations`, `nodes`.
     pub fn from_options(o: &mut PassOptions) -> Result<Self, Diag> {
         let d = RecognizePatterns::default();
-        Ok(RecognizePatterns { iterations: o.take("iterations", d.iterations)?, nodes: o.take("nodes", d.nodes)? })
+        Ok(RecognizePatterns {
+            iterations: o.take("iterations", d.iterations)?,
+            nodes: o.take("nodes", d.nodes)?,
+        })
     }
 }
 
@@ -60,7 +66,8 @@ impl Pass for RecognizePatterns {
             .topo_order()
             .map_err(|n| Diag::internal(m.graph.node(n).loc.to_string(), "the graph is cyclic"))?;
         let (found, cut) = windows(&m.graph, &order);
-        let mut counts: BTreeMap<&str, u64> = BTreeMap::from([("windows", found.len() as u64), ("window edges cut", cut)]);
+        let mut counts: BTreeMap<&str, u64> =
+            BTreeMap::from([("windows", found.len() as u64), ("window edges cut", cut)]);
         let mut plan = Plan::default();
         for w in &found {
             plan.add(self.solve(m, w, &rules, &mut counts));
@@ -117,7 +124,10 @@ impl RecognizePatterns {
             _ => {}
         }
         let g = runner.egraph;
-        let find = |t: &Term| Term { head: t.head.clone(), args: t.args.iter().map(|a| g.find(*a)).collect() };
+        let find = |t: &Term| Term {
+            head: t.head.clone(),
+            args: t.args.iter().map(|a| g.find(*a)).collect(),
+        };
         let mut before: BTreeMap<Id, Vec<(Term, NodeId)>> = BTreeMap::new();
         let mut original = BTreeSet::new();
         for (n, (t, id)) in &enc.terms {
@@ -131,7 +141,14 @@ impl RecognizePatterns {
             *counts.entry("windows left alone (cyclic choice)").or_insert(0) += 1;
         }
         let facts = g.analysis;
-        Solved { choice, leaves: facts.leaves.clone(), facts, class_of, before, roots }
+        Solved {
+            choice,
+            leaves: facts.leaves.clone(),
+            facts,
+            class_of,
+            before,
+            roots,
+        }
     }
 }
 
@@ -144,19 +161,33 @@ struct Encoder {
 
 impl Encoder {
     fn new(m: &Module) -> Self {
-        let facts = Facts { symbols: m.symbols.clone(), ..Facts::default() };
-        Encoder { graph: Graph::new(facts), ids: BTreeMap::new(), terms: BTreeMap::new() }
+        let facts = Facts {
+            symbols: m.symbols.clone(),
+            ..Facts::default()
+        };
+        Encoder {
+            graph: Graph::new(facts),
+            ids: BTreeMap::new(),
+            terms: BTreeMap::new(),
+        }
     }
 
     fn value(&mut self, m: &Module, v: ValueId) -> Id {
         if let Some(id) = self.ids.get(&v) {
             return *id;
         }
-        let fact = Fact { ty: Some(m.graph.ty(v).clone()), splat: m.const_of(v).and_then(splat_of), attr: None };
+        let fact = Fact {
+            ty: Some(m.graph.ty(v).clone()),
+            splat: m.const_of(v).and_then(splat_of),
+            attr: None,
+        };
         let leaves = &mut self.graph.analysis.leaves;
         leaves.push((Leaf::Value(v), fact));
         let head = Head::Leaf(leaves.len() as u32 - 1);
-        let id = self.graph.add(Term { head, args: Vec::new() });
+        let id = self.graph.add(Term {
+            head,
+            args: Vec::new(),
+        });
         self.ids.insert(v, id);
         id
     }
@@ -166,9 +197,15 @@ impl Encoder {
         let mut args: Vec<Id> = node.inputs.iter().flatten().map(|v| self.value(m, *v)).collect();
         for (_, a) in node.op.attrs() {
             let text = self.graph.analysis.intern(&a);
-            args.push(self.graph.add(Term { head: Head::Attr(text), args: Vec::new() }));
+            args.push(self.graph.add(Term {
+                head: Head::Attr(text),
+                args: Vec::new(),
+            }));
         }
-        let term = Term { head: Head::Op(node.op.name()), args };
+        let term = Term {
+            head: Head::Op(node.op.name()),
+            args,
+        };
         let id = self.graph.add(term.clone());
         self.ids.insert(node.output(), id);
         self.terms.insert(n, (term, id));
@@ -197,8 +234,15 @@ impl Plan {
     fn rewrite(&mut self, ed: &mut Editor<'_>, n: NodeId) -> Option<ValueId> {
         let at = *self.roots.get(&n)?;
         let w = &self.windows[at];
-        let mut b = Builder { w, at, built: &mut self.built, loc: ed.old().graph.node(n).loc.clone() };
-        b.build(ed, w.class_of[&n])
+        let mut b = Builder {
+            w,
+            at,
+            built: &mut self.built,
+            loc: ed.old().graph.node(n).loc.clone(),
+        };
+        let new = b.build(ed, w.class_of[&n])?;
+        // The declared type may differ from the inferred one by what a run-time check says.
+        (ed.ty(new) == ed.old().graph.ty(ed.old().graph.node(n).output())).then_some(new)
     }
 }
 
@@ -211,11 +255,14 @@ impl Solved {
         known.insert(id, None);
         let term = self.choice.get(&id)?;
         let node = self.before.get(&id)?.iter().find(|(t, _)| t == term)?.1;
-        let whole = term.args.iter().all(|a| match self.choice.get(a).map(|t| &t.head) {
-            Some(Head::Op(_)) => self.kept(*a, known).is_some(),
-            Some(_) => true,
-            None => false,
-        });
+        let whole = term
+            .args
+            .iter()
+            .all(|a| match self.choice.get(a).map(|t| &t.head) {
+                Some(Head::Op(_)) => self.kept(*a, known).is_some(),
+                Some(_) => true,
+                None => false,
+            });
         let answer = whole.then_some(node);
         known.insert(id, answer);
         answer
@@ -267,7 +314,10 @@ impl Builder<'_> {
             })
             .collect();
         let op: Op = self.w.facts.op(name, &texts?)?;
-        let ins: Vec<ValueId> = operands.iter().map(|o| self.build(ed, *o)).collect::<Option<_>>()?;
+        let ins: Vec<ValueId> = operands
+            .iter()
+            .map(|o| self.build(ed, *o))
+            .collect::<Option<_>>()?;
         let want = ed.try_infer(&op, &ins)?;
         let loc = match self.w.before.get(&id).and_then(|b| b.first()) {
             Some((_, n)) => ed.old().graph.node(*n).loc.clone(),
@@ -284,7 +334,9 @@ impl Builder<'_> {
                 let ty = fact.ty.clone()?;
                 let elem: ScalarType = ty.elem.plain()?;
                 let n = usize::try_from(ty.numel().as_const()?).ok()?;
-                let one = rsqc_ir::scalar::ScalarConst::from_f64(elem, *s).bits.to_le_bytes();
+                let one = rsqc_ir::scalar::ScalarConst::from_f64(elem, *s)
+                    .bits
+                    .to_le_bytes();
                 let bytes = one[..elem.size()].repeat(n);
                 Some(ed.constant(rsqc_ir::Const::from_bytes(&format!("{s}"), ty, bytes)?))
             }

@@ -100,15 +100,30 @@ fn make(token: &str, v: &View<'_>) -> Option<Made> {
             let t = v.ty(a)?;
             let last = t.shape.last()?.clone();
             last.as_const()?;
-            Made::Splat(TensorType { elem: t.elem.clone(), shape: vec![last] }, 1.0)
+            Made::Splat(
+                TensorType {
+                    elem: t.elem.clone(),
+                    shape: vec![last],
+                },
+                1.0,
+            )
         }
         ("lit", Some(b)) => {
             let elem = v.ty(b)?.elem.clone();
-            Made::Splat(TensorType { elem, shape: Vec::new() }, a.parse().ok()?)
+            Made::Splat(
+                TensorType {
+                    elem,
+                    shape: Vec::new(),
+                },
+                a.parse().ok()?,
+            )
         }
         ("compose", Some(b)) => {
             let (p, q) = (v.ints(a)?, v.ints(b)?);
-            let perm = q.iter().map(|i| p.get(usize::try_from(*i).ok()?).copied()).collect::<Option<_>>()?;
+            let perm = q
+                .iter()
+                .map(|i| p.get(usize::try_from(*i).ok()?).copied())
+                .collect::<Option<_>>()?;
             Made::Attr(Attr::Ints(perm))
         }
         _ => return None,
@@ -127,7 +142,10 @@ impl Typed {
     fn heads(&self, g: &mut Graph, subst: &Subst) -> Option<Vec<Option<Head>>> {
         let view = View { graph: g, subst };
         let near = |n: f64, v: f64| (v - n).abs() <= 1e-6 * n.abs();
-        let fits = self.numbers.iter().all(|(var, n)| g[subst[*var]].data.splat.is_some_and(|v| near(*n, v)));
+        let fits = self
+            .numbers
+            .iter()
+            .all(|(var, n)| g[subst[*var]].data.splat.is_some_and(|v| near(*n, v)));
         if !fits || !(self.when)(&view) {
             return None;
         }
@@ -164,7 +182,9 @@ impl Applier<Term, super::language::Facts> for Typed {
         _: Option<&PatternAst<Term>>,
         _: Symbol,
     ) -> Vec<Id> {
-        let Some(heads) = self.heads(g, subst) else { return Vec::new() };
+        let Some(heads) = self.heads(g, subst) else {
+            return Vec::new();
+        };
         let mut facts: Vec<Fact> = Vec::new();
         for (node, head) in self.rhs.as_ref().iter().zip(&heads) {
             let fact = match (node, head) {
@@ -178,7 +198,9 @@ impl Applier<Term, super::language::Facts> for Typed {
             let Some(fact) = fact else { return Vec::new() };
             facts.push(fact);
         }
-        let same_type = facts.last().is_some_and(|f| f.ty.is_some() && f.ty == g[class].data.ty);
+        let same_type = facts
+            .last()
+            .is_some_and(|f| f.ty.is_some() && f.ty == g[class].data.ty);
         if !same_type {
             return Vec::new();
         }
@@ -206,11 +228,18 @@ impl Applier<Term, super::language::Facts> for Typed {
 
 /// The rewrite of a rule. Panics on text that is not a pattern: rules are part of the program, and a test makes all.
 pub(super) fn compile(r: &Rule) -> Rewrite<Term, super::language::Facts> {
-    let parse = |text: &str| -> Pattern<Term> {
-        text.parse().unwrap_or_else(|e| panic!("rule {}: {e}", r.name))
-    };
+    let parse =
+        |text: &str| -> Pattern<Term> { text.parse().unwrap_or_else(|e| panic!("rule {}: {e}", r.name)) };
     let (lhs, rhs) = (parse(r.lhs), parse(r.rhs));
-    let numbers = lhs.vars().into_iter().filter_map(|v| number_of(&v).map(|n| (v, n))).collect();
-    let applier = Typed { rhs: rhs.ast, numbers, when: r.when };
+    let numbers = lhs
+        .vars()
+        .into_iter()
+        .filter_map(|v| number_of(&v).map(|n| (v, n)))
+        .collect();
+    let applier = Typed {
+        rhs: rhs.ast,
+        numbers,
+        when: r.when,
+    };
     Rewrite::new(r.name, lhs, applier).unwrap_or_else(|e| panic!("rule {}: {e}", r.name))
 }

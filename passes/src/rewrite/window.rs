@@ -69,12 +69,18 @@ fn is_transparent(g: &Graph, n: NodeId) -> bool {
     let node = g.node(n);
     attr_names(node.op.name()).is_some()
         && node.outputs.len() == 1
-        && node.inputs.iter().all(|v| v.is_some_and(|v| g.ty(v).elem.plain().is_some()))
+        && node
+            .inputs
+            .iter()
+            .all(|v| v.is_some_and(|v| g.ty(v).elem.plain().is_some()))
 }
 
 fn is_residual(g: &Graph, v: ValueId) -> bool {
     let Some((n, _)) = g.def_node(v) else { return false };
     let node = g.node(n);
-    let whole = |i: usize| node.input(i).is_some_and(|x| g.const_id(x).is_none() && g.ty(x) == g.ty(v));
+    let whole = |i: usize| {
+        node.input(i)
+            .is_some_and(|x| g.const_id(x).is_none() && g.ty(x) == g.ty(v))
+    };
     matches!(node.op, Op::Add(_)) && g.use_count(v) >= 2 && whole(0) && whole(1)
 }

@@ -24,5 +24,7 @@ use rules;
 
 /// All rules, in a fixed order.
 pub(super) fn all() -> impl Iterator<Item = &'static Rule> {
-    [activations::RULES, norms::RULES, rope::RULES, layout::RULES].into_iter().flatten()
+    [activations::RULES, norms::RULES, rope::RULES, layout::RULES]
+        .into_iter()
+        .flatten()
 }

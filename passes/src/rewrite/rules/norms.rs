@@ -14,9 +14,13 @@ fn last(v: &View<'_>) -> bool {
 
 /// Whether `?n` is the number of elements that a sum over `?axes` of `?x` adds (or its reciprocal).
 fn counts(v: &View<'_>, reciprocal: bool) -> bool {
-    let (Some(t), Some(axes), Some(n)) = (v.ty("x"), v.ints("axes"), v.number("n")) else { return false };
-    let extents: Option<Vec<i64>> =
-        axes.iter().map(|a| t.shape.get(usize::try_from(*a).ok()?)?.as_const()).collect();
+    let (Some(t), Some(axes), Some(n)) = (v.ty("x"), v.ints("axes"), v.number("n")) else {
+        return false;
+    };
+    let extents: Option<Vec<i64>> = axes
+        .iter()
+        .map(|a| t.shape.get(usize::try_from(*a).ok()?)?.as_const())
+        .collect();
     let count = extents.map_or(0.0, |e| e.iter().map(|v| *v as f64).product::<f64>());
     let want = if reciprocal { 1.0 / count } else { count };
     count > 0.0 && (n - want).abs() <= 1e-6 * want
@@ -43,7 +47,7 @@ rules! {
     "root": "(pow (add (reduce (mul ?x ?x) mean ?axes true) ?eps) ?0.5)"
         => "(sqrt (add (reduce (mul ?x ?x) mean ?axes true) ?eps))" if last_positive, sample "x=3,8 axes=[1] eps=1e-5";
     // (sum x) / n = mean x
-    "mean-div": "(div (reduce ?x sum ?axes true) ?n)" => "(reduce ?x mean ?axes true)" if divides, sample "x=3,8 axes=[1] n=8";
+    "mean-div": "(div (reduce ?x sum ?axes true) ?n)" => "(reduce ?x mean ?axes true)" if divides, sample "x=3,8 axes=[1] n=8.0";
     // (sum x) (1/n) = mean x
     "mean-mul": "(mul (reduce ?x sum ?axes true) ?n)" => "(reduce ?x mean ?axes true)" if averages, sample "x=3,8 axes=[1] n=0.125";
     // (sum x^2) = sum (x x)

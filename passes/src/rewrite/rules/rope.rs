@@ -15,12 +15,17 @@ fn other_axes_whole(v: &View<'_>, starts: &[Dim], sizes: &[Dim], steps: &[i64]) 
 
 /// The two slices read the lower and the upper half of the last axis.
 fn halves(v: &View<'_>) -> bool {
-    let (Some(lo), Some(hi), Some(size), Some(steps)) = (v.dims("lo"), v.dims("hi"), v.dims("size"), v.ints("steps"))
+    let (Some(lo), Some(hi), Some(size), Some(steps)) =
+        (v.dims("lo"), v.dims("hi"), v.dims("size"), v.ints("steps"))
     else {
         return false;
     };
-    let Some(d) = v.ty("x").and_then(|t| t.shape.last()?.as_const()) else { return false };
-    let (Some(l), Some(h), Some(s)) = (lo.last(), hi.last(), size.last()) else { return false };
+    let Some(d) = v.ty("x").and_then(|t| t.shape.last()?.as_const()) else {
+        return false;
+    };
+    let (Some(l), Some(h), Some(s)) = (lo.last(), hi.last(), size.last()) else {
+        return false;
+    };
     d % 2 == 0
         && l.is(0)
         && h.is(d / 2)
@@ -39,9 +44,12 @@ fn pairs(v: &View<'_>) -> bool {
         return false;
     };
     let Some(t) = v.ty("x") else { return false };
-    let Some(d) = t.shape.last().and_then(Dim::as_const) else { return false };
+    let Some(d) = t.shape.last().and_then(Dim::as_const) else {
+        return false;
+    };
     let widened = |name: &str| {
-        v.dims(name).is_some_and(|w| w.len() == t.rank() + 1 && w[..t.rank()] == size[..] && w[t.rank()].is(1))
+        v.dims(name)
+            .is_some_and(|w| w.len() == t.rank() + 1 && w[..t.rank()] == size[..] && w[t.rank()].is(1))
     };
     d % 2 == 0
         && even.last().is_some_and(|e| e.is(0))
@@ -58,9 +66,9 @@ rules! {
     // x cos + [-x2, x1] sin with x = [x1, x2]
     "rope-half": "(add (mul ?x ?cos) (mul (concat (neg (slice ?x ?hi ?size ?steps)) (slice ?x ?lo ?size ?steps) ?axis) ?sin))"
         => "(rope ?x ?cos ?sin false)" if halves,
-        sample "x=2,3,8 cos=3,8 sin=3,8 lo={0,0,0} hi={0,0,4} size={2,3,4} steps=[1,1,1] axis=2";
+        sample "x=2,3,8 cos=3,8 sin=3,8 lo={0,0,0} hi={0,0,4} size={2,3,4} steps=[1,1,1] axis=i2";
     // x cos + [-x1, x0, -x3, x2, ...] sin
     "rope-pairs": "(add (mul ?x ?cos) (mul (reshape (concat (reshape (neg (slice ?x ?odd ?size ?steps)) ?wide) (reshape (slice ?x ?even ?size ?steps) ?wide) ?axis) ?shape) ?sin))"
         => "(rope ?x ?cos ?sin true)" if pairs,
-        sample "x=2,3,8 cos=3,8 sin=3,8 even={0,0,0} odd={0,0,1} size={2,3,4} steps=[1,1,2] wide={2,3,4,1} axis=3 shape={2,3,8}";
+        sample "x=2,3,8 cos=3,8 sin=3,8 even={0,0,0} odd={0,0,1} size={2,3,4} steps=[1,1,2] wide={2,3,4,1} axis=i3 shape={2,3,8}";
 }
