@@ -173,8 +173,8 @@ pub fn div(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
 pub fn modulo(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let fmod = c.int(cx, "fmod", 0)? != 0;
     let [a, b] = [c.input(cx, 0)?, c.input(cx, 1)?];
-    if cx.elem(a).is_float() && !fmod {
-        return cx.fail("floats need the attribute fmod = 1");
+    if cx.elem(a).is_float() && !fmod && c.opset < 28 {
+        return cx.fail("floats need the attribute fmod = 1 before opset 28");
     }
     if cx.elem(a).is_int() && cx.constant(b).is_some_and(|t| t.to_f64().contains(&0.0)) {
         return cx.fail("remainder of integers by zero");

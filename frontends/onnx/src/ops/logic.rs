@@ -88,6 +88,15 @@ fn logical(
     f: fn(Prop, Prop) -> Option<Prop>,
 ) -> R<Vec<V>> {
     let ins = operands(cx, c)?;
+    Ok(vec![logical_values(cx, ins, op, absorb, f)?])
+}
+
+/// The conjunction of two truth values.
+pub fn conjunction(cx: &mut Cx, ins: [V; 2]) -> R<V> {
+    logical_values(cx, ins, ir::And {}.into(), Absorb::Neutral(true), |a, b| Some(a.and(b)))
+}
+
+fn logical_values(cx: &mut Cx, ins: [V; 2], op: Op, absorb: Absorb, f: fn(Prop, Prop) -> Option<Prop>) -> R<V> {
     if let Some(&v) = ins.iter().find(|&&v| cx.elem(v) != ScalarType::Bool) {
         return cx.fail(format!("an operand has type {}, expected bool", cx.elem(v)));
     }
@@ -96,18 +105,18 @@ fn logical(
         _ => None,
     };
     if let Some(fact) = fact_of(cx, &ins, &apply)? {
-        return Ok(vec![cx.push_fact(ScalarType::Bool, fact)]);
+        return Ok(cx.push_fact(ScalarType::Bool, fact));
     }
     if let Absorb::Neutral(neutral) = absorb {
         for (known, other) in [(ins[0], ins[1]), (ins[1], ins[0])] {
             if let Some(Scalar::Bool(Prop::Known(v))) = cx.fact(known).and_then(|f| f.splat()) {
                 let shapes = [cx.shape(known).to_vec(), cx.shape(other).to_vec()];
                 let shape = cx.broadcast(&[&shapes[0], &shapes[1]])?;
-                return Ok(vec![cx.expand(if v == neutral { other } else { known }, shape)?]);
+                return cx.expand(if v == neutral { other } else { known }, shape);
             }
         }
     }
-    Ok(vec![cx.elementwise(op, &ins)?])
+    cx.elementwise(op, &ins)
 }
 
 /// And.
@@ -171,7 +180,7 @@ bitwise! {
     bit_xor Xor;
 }
 
-/// BitShift of unsigned integers: a product with, or a quotient by, a power of two.
+/// BitShift: a product with, or a quotient by, a power of two.
 pub fn bit_shift(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let [x, n] = operands(cx, c)?;
     let elem = cx.elem(x);
@@ -180,7 +189,6 @@ pub fn bit_shift(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     }
     let left = match c.text(cx, "direction", "")?.as_str() {
         "LEFT" => true,
-        "RIGHT" if elem.is_signed_int() => return cx.unsupported("shift of signed integers to the right"),
         "RIGHT" => false,
         other => return cx.fail(format!("attribute 'direction' is '{}'", crate::error::escape(other))),
     };
@@ -190,8 +198,14 @@ pub fn bit_shift(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let (width, zero) = (cx.lit(ScalarType::F64, 8.0 * elem.size() as f64), cx.lit(elem, 0.0));
     let power = cx.cast(power, ScalarType::U64)?;
     let power = cx.cast(power, elem)?;
-    let op: Op = if left { ir::Mul {}.into() } else { ir::Div {}.into() };
-    let y = cx.elementwise(op, &[x, power])?;
+    let y = if left {
+        cx.elementwise(ir::Mul {}, &[x, power])?
+    } else {
+        // Rounded down: what is left below the multiple of the power goes first.
+        let rest = cx.elementwise(ir::FloorMod {}, &[x, power])?;
+        let whole = cx.elementwise(ir::Sub {}, &[x, rest])?;
+        cx.elementwise(ir::Div {}, &[whole, power])?
+    };
     let inside = cx.elementwise(ir::Less {}, &[wide, width])?;
     Ok(vec![cx.elementwise(ir::Where {}, &[inside, y, zero])?])
 }

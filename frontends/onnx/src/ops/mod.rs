@@ -1,6 +1,7 @@
 //! THE importer list: one row an operator, one file a family.
 
 pub mod activation;
+pub mod attention;
 pub mod conv;
 pub mod einsum;
 pub mod elementwise;
@@ -188,6 +189,9 @@ pub const TABLE: &[Row] = rows! {
     "LpNormalization" 6.. (1, 1) 1 norm::lp;
     "RMSNormalization" 23.. (2, 2) 1 norm::rms;
     "Softmax" 6.. (1, 1) 1 norm::softmax;
+    // transformer operators of newer sets
+    "Attention" 23.. (3, 7) 4 attention::attention;
+    "RotaryEmbedding" 23.. (3, 4) 1 attention::rotary;
     // quantization
     "QLinearConv" 10.. (8, 9) 1 qlinear::conv;
     "QLinearMatMul" 10.. (8, 8) 1 qlinear::matmul;

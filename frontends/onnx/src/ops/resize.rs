@@ -206,7 +206,8 @@ fn coordinate(i: i64, l: &Line, transform: &str) -> Option<f64> {
         }
         "pytorch_half_pixel" if l.output > 1 => (i + 0.5) / l.scale - 0.5,
         "pytorch_half_pixel" => 0.0,
-        "align_corners" if l.output > 1 => i * last / (l.output - 1) as f64,
+        // The extent before rounding down counts.
+        "align_corners" if l.output > 1 => i * last / (l.scale * l.input as f64 - 1.0),
         "align_corners" => 0.0,
         "tf_half_pixel_for_nn" => (i + 0.5) / l.scale,
         "tf_crop_and_resize" if l.output > 1 => {
