@@ -98,7 +98,10 @@ impl Backend for Cpu {
             Layout::PackedWeight => {
                 let shape = c.ty.static_shape();
                 let Some([k, n]) = shape.as_deref() else {
-                    return Err(failed(format!("a packed weight has two dimensions, not {}", c.ty)));
+                    return Err(failed(format!(
+                        "a packed weight has two dimensions, not {}",
+                        c.ty
+                    )));
                 };
                 match c.ty.storage() {
                     ScalarType::I8 => {

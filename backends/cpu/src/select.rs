@@ -64,11 +64,16 @@ pub fn choose(spec: &KernelSpec) -> Result<Choice, Diag> {
         let what = linear.what().to_owned();
         (Family::Linear(linear), what, sizes.tiles, sizes.scratch)
     } else if let Anchor::Attention(_) = spec.region.anchor {
-        let kernel = AttentionKernel::of(&spec)
-            .ok_or_else(|| unsupported("this form of attention has no kernel"))?;
+        let kernel =
+            AttentionKernel::of(&spec).ok_or_else(|| unsupported("this form of attention has no kernel"))?;
         let sizes = kernel.sizes(&spec);
         params.extend(sizes.params);
-        (Family::Attention(kernel), "attention".to_owned(), sizes.tiles, sizes.scratch)
+        (
+            Family::Attention(kernel),
+            "attention".to_owned(),
+            sizes.tiles,
+            sizes.scratch,
+        )
     } else {
         choose_rows(&spec)?
     };
@@ -94,7 +99,9 @@ type Chosen = (Family, String, Dim, Dim);
 fn choose_rows(spec: &KernelSpec) -> Result<Chosen, Diag> {
     let r = &spec.region;
     if spec.operand_layouts.contains(&Some(Layout::PackedWeight)) {
-        return Err(unsupported("this contraction has no kernel that reads packed weights"));
+        return Err(unsupported(
+            "this contraction has no kernel that reads packed weights",
+        ));
     }
     let schedule = Schedule::of(r);
     let plan = rows::plan_of(r);
@@ -130,7 +137,10 @@ fn check(spec: &KernelSpec) -> Result<(), Diag> {
     }
     for (ty, layout) in spec.operands.iter().zip(&spec.operand_layouts) {
         if *layout == Some(Layout::OffsetBinary) && ty.storage() != ScalarType::I8 {
-            return Err(Diag::internal("", format!("offset binary codes of type {}", ty.elem)));
+            return Err(Diag::internal(
+                "",
+                format!("offset binary codes of type {}", ty.elem),
+            ));
         }
     }
     for a in &r.operands {
@@ -166,9 +176,19 @@ fn check(spec: &KernelSpec) -> Result<(), Diag> {
 /// Multiply-accumulates of a launch.
 fn macs(spec: &KernelSpec) -> Dim {
     let r = &spec.region;
+    let all = |skip: &[u32]| -> Dim {
+        let axes = r
+            .axes
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !skip.contains(&(*i as u32)));
+        axes.map(|(_, a)| a.extent.clone()).product()
+    };
     match &r.anchor {
         Anchor::None => Dim::zero(),
-        _ => r.axes.iter().map(|a| a.extent.clone()).product(),
+        Anchor::Contract { .. } => all(&[]),
+        // The scores, and the weighted sum.
+        Anchor::Attention(a) => all(&[r.parallel().end.saturating_sub(1)]) + all(&[a.inner]),
     }
 }
 

@@ -31,15 +31,29 @@ impl Case {
         let dims: Vec<Dim> = AXES
             .iter()
             .zip(shape)
-            .map(|(name, v)| if matches!(*name, "b" | "s" | "t") { Dim::sym(name) } else { Dim::from(v) })
+            .map(|(name, v)| {
+                if matches!(*name, "b" | "s" | "t") {
+                    Dim::sym(name)
+                } else {
+                    Dim::from(v)
+                }
+            })
             .collect();
         let symbols = AXES.iter().zip(shape).map(|(n, v)| (Symbol::new(n), v)).collect();
         let [b, s, h, e, t, d] = [0u32, 1, 2, 3, 4, 5];
-        let axes = AXES.iter().zip(&dims).enumerate().map(|(i, (name, extent))| Axis {
-            name: (*name).into(),
-            kind: if i < 4 { AxisKind::Parallel } else { AxisKind::Reduce },
-            extent: extent.clone(),
-        });
+        let axes = AXES
+            .iter()
+            .zip(&dims)
+            .enumerate()
+            .map(|(i, (name, extent))| Axis {
+                name: (*name).into(),
+                kind: if i < 4 {
+                    AxisKind::Parallel
+                } else {
+                    AxisKind::Reduce
+                },
+                extent: extent.clone(),
+            });
         let mut case = Case {
             spec: KernelSpec {
                 region: Region {
@@ -62,7 +76,15 @@ impl Case {
         let k = case.operand(&[b, t, h, d], ScalarType::F32, random);
         let v = case.operand(&[b, t, h, e], ScalarType::F32, random);
         let score = scaled(0.3).0;
-        case.spec.region.anchor = Anchor::Attention(Box::new(Attention { q, k, v, key: t, inner: d, score, empty_row }));
+        case.spec.region.anchor = Anchor::Attention(Box::new(Attention {
+            q,
+            k,
+            v,
+            key: t,
+            inner: d,
+            score,
+            empty_row,
+        }));
         case
     }
 
@@ -72,12 +94,19 @@ impl Case {
 
     /// A dense operand over some axes.
     fn operand(&mut self, axes: &[u32], ty: ScalarType, random: &mut Random) -> u32 {
-        let shape = axes.iter().map(|a| self.spec.region.axes[*a as usize].extent.clone()).collect();
+        let shape = axes
+            .iter()
+            .map(|a| self.spec.region.axes[*a as usize].extent.clone())
+            .collect();
         let ty = TensorType::new(ty, shape);
         let access = Access::linear(axes.iter().copied().zip(ty.strides()));
         let count = self.size(&ty.numel());
         let values = (0..count).map(|_| Value::of_float(ty.storage(), f64::from(random.unit())));
-        self.inputs.push(values.flat_map(|v| v.bits.to_le_bytes()[..v.ty.size()].to_vec()).collect());
+        self.inputs.push(
+            values
+                .flat_map(|v| v.bits.to_le_bytes()[..v.ty.size()].to_vec())
+                .collect(),
+        );
         self.spec.region.operands.push(access);
         self.spec.operands.push(ty);
         self.spec.operand_layouts.push(None);
@@ -93,7 +122,10 @@ impl Case {
 
     fn result(&mut self, value: BodyId, whole: bool) {
         let axes: &[u32] = if whole { &[0, 1, 2, 3] } else { &[0, 1] };
-        let shape = axes.iter().map(|a| self.spec.region.axes[*a as usize].extent.clone()).collect();
+        let shape = axes
+            .iter()
+            .map(|a| self.spec.region.axes[*a as usize].extent.clone())
+            .collect();
         let ty = TensorType::new(self.spec.region.body.stmt(value).ty, shape);
         let access = Access::linear(axes.iter().copied().zip(ty.strides()));
         self.spec.region.stores.push(Store { value, access });
@@ -115,7 +147,14 @@ impl Case {
             ScalarType::I8 => (w.int() - g.int()).abs() <= 1,
             _ => w.same(g) || (w.float() - g.float()).abs() <= 2e-6 + 2e-5 * w.float().abs(),
         };
-        compare(&self.spec, &self.symbols, &self.inputs, &BTreeMap::new(), &close, what);
+        compare(
+            &self.spec,
+            &self.symbols,
+            &self.inputs,
+            &BTreeMap::new(),
+            &close,
+            what,
+        );
     }
 }
 
@@ -143,7 +182,9 @@ const SHAPES: [Shape; 8] = [
 fn plain_attention() {
     let mut random = Random(1);
     for shape in SHAPES {
-        Case::new(shape, EmptyRow::Nan, &mut random).plain().check(&format!("{shape:?}"));
+        Case::new(shape, EmptyRow::Nan, &mut random)
+            .plain()
+            .check(&format!("{shape:?}"));
     }
 }
 
@@ -235,12 +276,17 @@ fn operands_in_other_forms() {
         let index = case.operand(&[4], ScalarType::F32, &mut random);
         let n = index as usize;
         case.spec.operands[n] = TensorType::new(ScalarType::I64, vec![Dim::sym("t")]);
-        case.inputs[n] = (0..shape[4]).flat_map(|_| (random.below(18) as i64 - 9).to_le_bytes()).collect();
+        case.inputs[n] = (0..shape[4])
+            .flat_map(|_| (random.below(18) as i64 - 9).to_le_bytes())
+            .collect();
         let inner = shape[5];
         let table = case.operand(&[5], ScalarType::F32, &mut random);
         case.inputs[table as usize] = (0..9 * inner).flat_map(|_| random.unit().to_le_bytes()).collect();
-        case.spec.region.operands[table as usize].gathers =
-            vec![Gather { operand: index, stride: Dim::from(inner), limit: Dim::from(9i64) }];
+        case.spec.region.operands[table as usize].gathers = vec![Gather {
+            operand: index,
+            stride: Dim::from(inner),
+            limit: Dim::from(9i64),
+        }];
         let a = case.attention();
         (a.q, a.k, a.v) = (q, table, v);
         case.plain().check(&format!("{shape:?}"));
@@ -248,8 +294,15 @@ fn operands_in_other_forms() {
         // Keys before the first and behind the last repeat these.
         let mut case = Case::new(shape, EmptyRow::Zero, &mut random);
         for operand in [1, 2] {
-            let term: &mut Term = case.spec.region.operands[operand].terms.iter_mut().find(|t| t.axis == 4).expect("keys");
-            term.clamp = Some(Clamp { shift: Dim::from(-2i64), limit: Dim::sym("t") });
+            let term: &mut Term = case.spec.region.operands[operand]
+                .terms
+                .iter_mut()
+                .find(|t| t.axis == 4)
+                .expect("keys");
+            term.clamp = Some(Clamp {
+                shift: Dim::from(-2i64),
+                limit: Dim::sym("t"),
+            });
         }
         case.plain().check(&format!("clamped {shape:?}"));
     }

@@ -34,14 +34,22 @@ impl Case {
     fn new(kind: Kind, (batch, m, n, k): (i64, i64, i64, i64), random: &mut Random) -> Case {
         let (bd, md, nd, kd) = (Dim::sym("b"), Dim::sym("m"), Dim::from(n), Dim::from(k));
         let symbols = BTreeMap::from([(Symbol::new("b"), batch), (Symbol::new("m"), m)]);
-        let axis = |name: &str, extent: &Dim, kind| Axis { name: name.into(), kind, extent: extent.clone() };
+        let axis = |name: &str, extent: &Dim, kind| Axis {
+            name: name.into(),
+            kind,
+            extent: extent.clone(),
+        };
         let int = kind == Kind::Int8;
         let elem: Elem = if int {
             QuantType::int8(Granularity::Token).into()
         } else {
             ScalarType::F32.into()
         };
-        let weight: Elem = if int { QuantType::int8(Granularity::Axis(1)).into() } else { ScalarType::F32.into() };
+        let weight: Elem = if int {
+            QuantType::int8(Granularity::Axis(1)).into()
+        } else {
+            ScalarType::F32.into()
+        };
         // Rows of A lie 3 elements apart from each other.
         let row = kd.clone() + Dim::from(3i64);
         let lhs = Access::linear([(0, md.clone() * row.clone()), (1, row.clone()), (3, Dim::one())]);
@@ -49,15 +57,25 @@ impl Case {
             Kind::Dynamic => Access::linear([(0, nd.clone() * kd.clone()), (2, kd.clone()), (3, Dim::one())]),
             _ => Access::linear([(2, Dim::one()), (3, nd.clone())]),
         };
-        let weights = if kind == Kind::Dynamic { batch * n * k } else { k * n };
+        let weights = if kind == Kind::Dynamic {
+            batch * n * k
+        } else {
+            k * n
+        };
         let number = |random: &mut Random| {
             let v = i128::from(random.bits() % 255) - 127;
             // Small integers make float sums exact in any order.
-            if int { Value::of_int(ScalarType::I8, v) } else { Value::of_float(ScalarType::F32, (v % 8) as f64) }
+            if int {
+                Value::of_int(ScalarType::I8, v)
+            } else {
+                Value::of_float(ScalarType::F32, (v % 8) as f64)
+            }
         };
         let mut fill = |count: i64| {
             let values = (0..count).map(|_| number(random));
-            values.flat_map(|v| v.bits.to_le_bytes()[..v.ty.size()].to_vec()).collect::<Vec<u8>>()
+            values
+                .flat_map(|v| v.bits.to_le_bytes()[..v.ty.size()].to_vec())
+                .collect::<Vec<u8>>()
         };
         let inputs = vec![fill(batch * m * (k + 3)), fill(weights)];
         let mut physical = BTreeMap::new();
@@ -67,8 +85,14 @@ impl Case {
             physical.insert(1, packed.expect("a valid matrix"));
             physical.insert(0, inputs[0].iter().map(|b| b ^ 0x80).collect());
         } else if kind == Kind::F32 {
-            let values: Vec<f32> = inputs[1].chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))).collect();
-            physical.insert(1, pack_f32(Matrix::row_major(&values, k as usize, n as usize)).expect("a valid matrix"));
+            let values: Vec<f32> = inputs[1]
+                .chunks(4)
+                .map(|b| f32::from_le_bytes(b.try_into().expect("4")))
+                .collect();
+            physical.insert(
+                1,
+                pack_f32(Matrix::row_major(&values, k as usize, n as usize)).expect("a valid matrix"),
+            );
         }
         let acc = if int { ScalarType::I32 } else { ScalarType::F32 };
         let packed = (kind != Kind::Dynamic).then_some(Layout::PackedWeight);
@@ -82,32 +106,59 @@ impl Case {
                 ],
                 row_axes: 1,
                 operands: vec![lhs, rhs],
-                anchor: Anchor::Contract { lhs: 0, rhs: 1, acc, pad: false },
+                anchor: Anchor::Contract {
+                    lhs: 0,
+                    rhs: 1,
+                    acc,
+                    pad: false,
+                },
                 body: Default::default(),
                 stores: vec![],
             },
             operands: vec![
-                TensorType { elem, shape: vec![bd, md, row] },
-                TensorType { elem: weight, shape: vec![kd, nd] },
+                TensorType {
+                    elem,
+                    shape: vec![bd, md, row],
+                },
+                TensorType {
+                    elem: weight,
+                    shape: vec![kd, nd],
+                },
             ],
             operand_layouts: vec![int.then_some(Layout::OffsetBinary), packed],
             results: vec![],
             result_layouts: vec![],
         };
-        Case { spec, symbols, inputs, physical }
+        Case {
+            spec,
+            symbols,
+            inputs,
+            physical,
+        }
     }
 
     /// Adds an f32 operand `[n]` or `[batch, m]`.
     fn operand(&mut self, by_column: bool, random: &mut Random) -> u32 {
-        let (b, m, n) = (Dim::sym("b"), Dim::sym("m"), self.spec.region.axes[2].extent.clone());
+        let (b, m, n) = (
+            Dim::sym("b"),
+            Dim::sym("m"),
+            self.spec.region.axes[2].extent.clone(),
+        );
         let (access, shape) = if by_column {
             (Access::linear([(2, Dim::one())]), vec![n])
         } else {
             (Access::linear([(0, m.clone()), (1, Dim::one())]), vec![b, m])
         };
         let ty = TensorType::new(ScalarType::F32, shape);
-        let count = ty.numel().eval(&|s| self.symbols.get(s).copied()).expect("known symbols");
-        self.inputs.push((0..count).flat_map(|_| (random.unit() + 1.5).to_le_bytes()).collect());
+        let count = ty
+            .numel()
+            .eval(&|s| self.symbols.get(s).copied())
+            .expect("known symbols");
+        self.inputs.push(
+            (0..count)
+                .flat_map(|_| (random.unit() + 1.5).to_le_bytes())
+                .collect(),
+        );
         self.spec.region.operands.push(access);
         self.spec.operands.push(ty);
         self.spec.operand_layouts.push(None);
@@ -127,10 +178,23 @@ impl Case {
     }
 
     fn check(&self, what: &str) {
-        let gemm = rsqc_cpu::Cpu::default().select(&self.spec).expect("a kernel").kernel;
+        let gemm = rsqc_cpu::Cpu::default()
+            .select(&self.spec)
+            .expect("a kernel")
+            .kernel;
         let one_column = self.spec.region.axes[2].extent.is(1);
-        assert!(one_column || gemm.contains("gemm"), "{gemm} is no register tile kernel");
-        compare(&self.spec, &self.symbols, &self.inputs, &self.physical, &|w, g| w.same(g), what);
+        assert!(
+            one_column || gemm.contains("gemm"),
+            "{gemm} is no register tile kernel"
+        );
+        compare(
+            &self.spec,
+            &self.symbols,
+            &self.inputs,
+            &self.physical,
+            &|w, g| w.same(g),
+            what,
+        );
     }
 }
 
@@ -154,7 +218,11 @@ fn direct_epilogues() {
             let mut case = Case::new(kind, shape, &mut random);
             let (row, column) = (case.operand(false, &mut random), case.operand(true, &mut random));
             let mut b = BodyBuilder::new();
-            let acc = b.anchor(if kind == Kind::Int8 { ScalarType::I32 } else { ScalarType::F32 });
+            let acc = b.anchor(if kind == Kind::Int8 {
+                ScalarType::I32
+            } else {
+                ScalarType::F32
+            });
             let x = b.cast(acc, ScalarType::F32);
             let s = b.operand(row, ScalarType::F32);
             let y = b.mul(x, s);
@@ -179,7 +247,11 @@ fn row_block_epilogues() {
             let mut case = Case::new(kind, shape, &mut random);
             let column = case.operand(true, &mut random);
             let mut b = BodyBuilder::new();
-            let acc = b.anchor(if kind == Kind::Int8 { ScalarType::I32 } else { ScalarType::F32 });
+            let acc = b.anchor(if kind == Kind::Int8 {
+                ScalarType::I32
+            } else {
+                ScalarType::F32
+            });
             let x = b.cast(acc, ScalarType::F32);
             let c = b.operand(column, ScalarType::F32);
             let y = b.mul(x, c);
@@ -214,8 +286,20 @@ fn unfit_products_fall_back_or_are_refused() {
     case.result(acc, ScalarType::F32, true, None);
     let cpu = rsqc_cpu::Cpu::default();
     let lhs = &mut case.spec.region.operands[0];
-    lhs.terms.push(rsqc_ir::region::Term { axis: 2, stride: Dim::zero() + Dim::one(), clamp: None });
-    assert!(cpu.select(&case.spec).expect("a general kernel").kernel.contains("contract"));
+    lhs.terms.push(rsqc_ir::region::Term {
+        axis: 2,
+        stride: Dim::zero() + Dim::one(),
+        clamp: None,
+    });
+    assert!(
+        cpu.select(&case.spec)
+            .expect("a general kernel")
+            .kernel
+            .contains("contract")
+    );
     case.spec.operand_layouts[1] = Some(Layout::PackedWeight);
-    assert_eq!(cpu.select(&case.spec).expect_err("no kernel").blame, rsqc_ir::diag::Blame::Unsupported);
+    assert_eq!(
+        cpu.select(&case.spec).expect_err("no kernel").blame,
+        rsqc_ir::diag::Blame::Unsupported
+    );
 }

@@ -40,7 +40,11 @@ impl Maker {
 
     fn axis(&mut self, kind: AxisKind, n: usize, extents: &[i64]) -> Axis {
         let value = self.pick(extents);
-        Axis { name: format!("a{n}").into(), kind, extent: self.dim(value) }
+        Axis {
+            name: format!("a{n}").into(),
+            kind,
+            extent: self.dim(value),
+        }
     }
 
     fn value(&self, d: &Dim) -> i64 {
@@ -68,31 +72,70 @@ impl Maker {
                 let shift = self.random.below(9) as i64 - 4;
                 let limit = self.dim(limit);
                 extent = limit.clone();
-                clamp = Some(Clamp { shift: self.dim(shift), limit });
+                clamp = Some(Clamp {
+                    shift: self.dim(shift),
+                    limit,
+                });
             }
-            terms.push(Term { axis: axis as u32, stride: stride.clone(), clamp });
+            terms.push(Term {
+                axis: axis as u32,
+                stride: stride.clone(),
+                clamp,
+            });
             stride = stride * extent.larger(&Dim::one());
         }
         terms.sort_by_key(|t| t.axis);
         let offset = self.random.below(3) as i64;
-        let empty = terms.iter().any(|t| t.clamp.as_ref().is_some_and(|c| self.value(&c.limit) == 0));
-        let empty = empty || terms.iter().any(|t| t.clamp.is_none() && self.value(&axes[t.axis as usize].extent) == 0);
+        let empty = terms
+            .iter()
+            .any(|t| t.clamp.as_ref().is_some_and(|c| self.value(&c.limit) == 0));
+        let empty = empty
+            || terms
+                .iter()
+                .any(|t| t.clamp.is_none() && self.value(&axes[t.axis as usize].extent) == 0);
         let elements = if empty { 0 } else { self.value(&stride) + offset };
         let offset = if empty { Dim::zero() } else { self.dim(offset) };
-        (Access { offset, terms, gathers: Vec::new() }, elements)
+        (
+            Access {
+                offset,
+                terms,
+                gathers: Vec::new(),
+            },
+            elements,
+        )
     }
 
     /// Bytes of `count` values: mostly small numbers, some special ones.
     fn data(&mut self, ty: ScalarType, count: i64) -> Vec<u8> {
         let size = ty.size();
         let mut bytes = vec![0; count as usize * size];
-        let special = [0.0, -0.0, 0.5, 1.5, -2.5, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 3e9, -3e9, 1e-40, 200.0];
+        let special = [
+            0.0,
+            -0.0,
+            0.5,
+            1.5,
+            -2.5,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+            3e9,
+            -3e9,
+            1e-40,
+            200.0,
+        ];
         for i in 0..count {
             let v = if ty.is_float() {
-                let v = if self.chance(10) { self.pick(&special) } else { f64::from(self.random.unit()) * 10.0 };
+                let v = if self.chance(10) {
+                    self.pick(&special)
+                } else {
+                    f64::from(self.random.unit()) * 10.0
+                };
                 Value::of_float(ty, v)
             } else if self.chance(10) {
-                Value::of_int(ty, i128::from(self.pick(&[i64::MIN, i64::MAX, -1, 0, 1 << 31, -128])))
+                Value::of_int(
+                    ty,
+                    i128::from(self.pick(&[i64::MIN, i64::MAX, -1, 0, 1 << 31, -128])),
+                )
             } else {
                 Value::of_int(ty, self.random.below(41) as i128 - 20)
             };
@@ -126,7 +169,12 @@ fn random_statement(m: &mut Maker, b: &mut BodyBuilder, reduce: bool) {
     let same: Vec<BodyId> = all.iter().copied().filter(|a| b.ty(*a) == ty).collect();
     let y = m.pick(&same);
     if reduce && ty != ScalarType::Bool && m.chance(25) {
-        let kind = m.pick(&[ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min, ReduceKind::Prod]);
+        let kind = m.pick(&[
+            ReduceKind::Sum,
+            ReduceKind::Max,
+            ReduceKind::Min,
+            ReduceKind::Prod,
+        ]);
         b.reduce(kind, x);
         return;
     }
@@ -137,7 +185,15 @@ fn random_statement(m: &mut Maker, b: &mut BodyBuilder, reduce: bool) {
         }
         1 if ty.is_float() => {
             let op = m.pick(&[0, 1, 2, 3, 4, 5]);
-            let op = [ScalarOp::Neg, ScalarOp::Abs, ScalarOp::Sqrt, ScalarOp::RoundEven, ScalarOp::Floor, ScalarOp::Ceil][op].clone();
+            let op = [
+                ScalarOp::Neg,
+                ScalarOp::Abs,
+                ScalarOp::Sqrt,
+                ScalarOp::RoundEven,
+                ScalarOp::Floor,
+                ScalarOp::Ceil,
+            ][op]
+                .clone();
             b.unary(op, x);
         }
         1 if ty == ScalarType::Bool => {
@@ -157,8 +213,22 @@ fn random_statement(m: &mut Maker, b: &mut BodyBuilder, reduce: bool) {
             b.bitcast(x, to);
         }
         _ => {
-            let float = [ScalarOp::Add, ScalarOp::Sub, ScalarOp::Mul, ScalarOp::Div, ScalarOp::Min, ScalarOp::Max, ScalarOp::Rem];
-            let int = [ScalarOp::And, ScalarOp::Or, ScalarOp::Xor, ScalarOp::Shl, ScalarOp::Shr];
+            let float = [
+                ScalarOp::Add,
+                ScalarOp::Sub,
+                ScalarOp::Mul,
+                ScalarOp::Div,
+                ScalarOp::Min,
+                ScalarOp::Max,
+                ScalarOp::Rem,
+            ];
+            let int = [
+                ScalarOp::And,
+                ScalarOp::Or,
+                ScalarOp::Xor,
+                ScalarOp::Shl,
+                ScalarOp::Shr,
+            ];
             let op = if ty == ScalarType::Bool {
                 int[m.random.below(3)].clone()
             } else if ty.is_float() {
@@ -166,7 +236,11 @@ fn random_statement(m: &mut Maker, b: &mut BodyBuilder, reduce: bool) {
                 float[m.random.below(n)].clone()
             } else {
                 let n = m.random.below(12);
-                if n < 7 { float[n].clone() } else { int[n - 7].clone() }
+                if n < 7 {
+                    float[n].clone()
+                } else {
+                    int[n - 7].clone()
+                }
             };
             b.binary(op, x, y);
         }
@@ -204,31 +278,53 @@ fn random_spec(m: &mut Maker, reduce: bool, contract: bool) -> (KernelSpec, Vec<
             inputs[0] = m.data(index_ty, inputs_len(&inputs, &types, 0));
             layouts[0] = None;
             let rest = elements.max(1);
-            access.gathers.push(Gather { operand: 0, stride: m.dim(rest), limit: m.dim(limit) });
+            access.gathers.push(Gather {
+                operand: 0,
+                stride: m.dim(rest),
+                limit: m.dim(limit),
+            });
             data = m.data(ty, if elements == 0 { 0 } else { rest * limit });
         }
         operands.push(access);
-        types.push(TensorType::new(ty, vec![Dim::from(data.len() as i64 / ty.size() as i64)]));
+        types.push(TensorType::new(
+            ty,
+            vec![Dim::from(data.len() as i64 / ty.size() as i64)],
+        ));
         inputs.push(data);
         layouts.push((ty == ScalarType::I8 && m.chance(50)).then_some(Layout::OffsetBinary));
     }
     let mut anchor = Anchor::None;
     if contract {
-        let (acc, ty) = m.pick(&[(ScalarType::I32, ScalarType::I8), (ScalarType::I32, ScalarType::U8), (ScalarType::F32, ScalarType::F32)]);
+        let (acc, ty) = m.pick(&[
+            (ScalarType::I32, ScalarType::I8),
+            (ScalarType::I32, ScalarType::U8),
+            (ScalarType::F32, ScalarType::F32),
+        ]);
         for _ in 0..2 {
             let (access, elements) = m.access(&axes, true);
             operands.push(access);
             types.push(TensorType::new(ty, vec![Dim::from(elements)]));
             // Small integers keep float sums exact in any order.
-            let data: Vec<u8> = (0..elements).flat_map(|_| {
-                let v = m.random.below(9) as i128 - 4;
-                let v = if ty.is_float() { Value::of_float(ty, v as f64) } else { Value::of_int(ty, v.abs()) };
-                v.bits.to_le_bytes()[..ty.size()].to_vec()
-            }).collect();
+            let data: Vec<u8> = (0..elements)
+                .flat_map(|_| {
+                    let v = m.random.below(9) as i128 - 4;
+                    let v = if ty.is_float() {
+                        Value::of_float(ty, v as f64)
+                    } else {
+                        Value::of_int(ty, v.abs())
+                    };
+                    v.bits.to_le_bytes()[..ty.size()].to_vec()
+                })
+                .collect();
             inputs.push(data);
             layouts.push((ty == ScalarType::I8 && m.chance(50)).then_some(Layout::OffsetBinary));
         }
-        anchor = Anchor::Contract { lhs: count as u32, rhs: count as u32 + 1, acc, pad: m.chance(50) };
+        anchor = Anchor::Contract {
+            lhs: count as u32,
+            rhs: count as u32 + 1,
+            acc,
+            pad: m.chance(50),
+        };
         b.anchor(acc);
     }
     for (n, t) in types.iter().enumerate().take(count) {
@@ -246,14 +342,27 @@ fn random_spec(m: &mut Maker, reduce: bool, contract: bool) -> (KernelSpec, Vec<
         random_statement(m, &mut b, reduce);
     }
     let body = b.finish().expect("statements are typed");
-    let mut region = Region { axes, row_axes: row as u32, operands, anchor, body, stores: Vec::new() };
+    let mut region = Region {
+        axes,
+        row_axes: row as u32,
+        operands,
+        anchor,
+        body,
+        stores: Vec::new(),
+    };
     let (stores, results) = random_stores(m, &region, parallel);
     region.stores = stores;
-    let result_layouts = results.iter().map(|t| {
-        (t.storage() == ScalarType::I8 && m.chance(50)).then_some(Layout::OffsetBinary)
-    });
+    let result_layouts = results
+        .iter()
+        .map(|t| (t.storage() == ScalarType::I8 && m.chance(50)).then_some(Layout::OffsetBinary));
     let result_layouts = result_layouts.collect();
-    let spec = KernelSpec { region, operands: types, operand_layouts: layouts, results, result_layouts };
+    let spec = KernelSpec {
+        region,
+        operands: types,
+        operand_layouts: layouts,
+        results,
+        result_layouts,
+    };
     (spec, inputs)
 }
 
@@ -289,9 +398,16 @@ fn exact(w: Value, g: Value) -> bool {
 
 fn random_regions(seed: u64, count: u64, reduce: bool, contract: bool) {
     for i in 0..count {
-        let mut m = Maker { random: Random(seed * 1000 + i), symbols: BTreeMap::new() };
+        let mut m = Maker {
+            random: Random(seed * 1000 + i),
+            symbols: BTreeMap::new(),
+        };
         let (spec, inputs) = random_spec(&mut m, reduce, contract);
-        let what = format!("seed {seed}, region {i}: {} {:?}", spec.key().replace(';', "\n"), m.symbols);
+        let what = format!(
+            "seed {seed}, region {i}: {} {:?}",
+            spec.key().replace(';', "\n"),
+            m.symbols
+        );
         compare(&spec, &m.symbols, &inputs, &BTreeMap::new(), &exact, &what);
     }
 }
@@ -318,7 +434,11 @@ fn random_contractions_with_reductions() {
 
 /// A region over dense operands, one row axis.
 fn dense(rows: Dim, cols: Dim, operands: &[ScalarType], body: Body, stores: &[(BodyId, bool)]) -> KernelSpec {
-    let axis = |name: &str, extent: &Dim| Axis { name: name.into(), kind: AxisKind::Parallel, extent: extent.clone() };
+    let axis = |name: &str, extent: &Dim| Axis {
+        name: name.into(),
+        kind: AxisKind::Parallel,
+        extent: extent.clone(),
+    };
     let access = || Access::linear([(0, cols.clone()), (1, Dim::one())]);
     let shape = vec![rows.clone(), cols.clone()];
     let results = stores.iter().map(|(v, whole)| {
@@ -326,7 +446,10 @@ fn dense(rows: Dim, cols: Dim, operands: &[ScalarType], body: Body, stores: &[(B
         TensorType::new(body.stmt(*v).ty, shape)
     });
     KernelSpec {
-        operands: operands.iter().map(|t| TensorType::new(*t, shape.clone())).collect(),
+        operands: operands
+            .iter()
+            .map(|t| TensorType::new(*t, shape.clone()))
+            .collect(),
         operand_layouts: vec![None; operands.len()],
         results: results.collect(),
         result_layouts: vec![None; stores.len()],
@@ -339,7 +462,11 @@ fn dense(rows: Dim, cols: Dim, operands: &[ScalarType], body: Body, stores: &[(B
                 .iter()
                 .map(|(value, whole)| Store {
                     value: *value,
-                    access: if *whole { access() } else { Access::linear([(0, Dim::one())]) },
+                    access: if *whole {
+                        access()
+                    } else {
+                        Access::linear([(0, Dim::one())])
+                    },
                 })
                 .collect(),
             body,
@@ -371,13 +498,28 @@ fn norm_and_quantize_in_one_pass() {
     let scaled = b.mul(y, mul);
     let q = b.round_even(scaled);
     let q = b.cast(q, ScalarType::I8);
-    let mut spec = dense(m, n, &[ScalarType::F32], b.finish().expect("typed"), &[(y, true), (q, true), (amax, false)]);
+    let mut spec = dense(
+        m,
+        n,
+        &[ScalarType::F32],
+        b.finish().expect("typed"),
+        &[(y, true), (q, true), (amax, false)],
+    );
     spec.result_layouts[1] = Some(Layout::OffsetBinary);
     let mut random = Random(5);
     for (rows, cols) in [(1, 1), (3, 16), (5, 37), (2, 384), (0, 8), (70, 5), (1, 5000)] {
         let symbols = BTreeMap::from([(Symbol::new("m"), rows), (Symbol::new("n"), cols)]);
-        let input = (0..rows * cols).flat_map(|_| random.unit().to_le_bytes()).collect();
-        compare(&spec, &symbols, &[input], &BTreeMap::new(), &exact, &format!("{rows} x {cols}"));
+        let input = (0..rows * cols)
+            .flat_map(|_| random.unit().to_le_bytes())
+            .collect();
+        compare(
+            &spec,
+            &symbols,
+            &[input],
+            &BTreeMap::new(),
+            &exact,
+            &format!("{rows} x {cols}"),
+        );
     }
 }
 
@@ -390,7 +532,15 @@ fn expanded_transcendentals_run() {
     let body = b.finish().expect("typed");
     let mut roots = [y, z];
     let expanded = rsqc_ir::scalar::expand(&body, &mut roots);
-    let spec = |body, y, z| dense(Dim::from(3i64), Dim::from(50i64), &[ScalarType::F32], body, &[(y, true), (z, true)]);
+    let spec = |body, y, z| {
+        dense(
+            Dim::from(3i64),
+            Dim::from(50i64),
+            &[ScalarType::F32],
+            body,
+            &[(y, true), (z, true)],
+        )
+    };
     if expanded.stmts.iter().any(|s| s.op.is_transcendental()) {
         // What is not expanded must be refused, not called.
         use rsqc_backend::Backend;
@@ -398,6 +548,15 @@ fn expanded_transcendentals_run() {
         return;
     }
     let mut random = Random(8);
-    let input = (0..150).flat_map(|_| (random.unit() * 30.0).to_le_bytes()).collect();
-    compare(&spec(expanded, roots[0], roots[1]), &BTreeMap::new(), &[input], &BTreeMap::new(), &exact, "exp, tanh");
+    let input = (0..150)
+        .flat_map(|_| (random.unit() * 30.0).to_le_bytes())
+        .collect();
+    compare(
+        &spec(expanded, roots[0], roots[1]),
+        &BTreeMap::new(),
+        &[input],
+        &BTreeMap::new(),
+        &exact,
+        "exp, tanh",
+    );
 }

@@ -44,7 +44,10 @@ impl<'c> Point<'c> {
     pub fn with(&self, axis: u32, index: Index<'c>) -> Self {
         let mut axes = self.axes.clone();
         axes[axis as usize] = Some(index);
-        Point { axes, part: self.part }
+        Point {
+            axes,
+            part: self.part,
+        }
     }
 
     fn index(&self, axis: u32) -> Index<'c> {
@@ -172,7 +175,10 @@ impl<'a, 'c> Cx<'a, 'c> {
     ) -> (Ptr<'c>, Address<'c>) {
         let e = self.e;
         let base = e.buf(n);
-        let limits = access.terms.iter().filter_map(|t| t.clamp.as_ref().map(|c| &c.limit));
+        let limits = access
+            .terms
+            .iter()
+            .filter_map(|t| t.clamp.as_ref().map(|c| &c.limit));
         let limits = limits.chain(access.gathers.iter().map(|g| &g.limit));
         let empty = limits
             .filter(|l| l.as_const().is_none_or(|c| c <= 0))
@@ -191,13 +197,20 @@ impl<'a, 'c> Cx<'a, 'c> {
                 let zeros = steps.get_type().const_zero();
                 let each = Some(e.select(e.splat(empty, LANES), zeros, steps));
                 let offset = e.select(empty, e.i64(0), address.offset);
-                let address = Address { offset, shape: Shape::Each, each };
+                let address = Address {
+                    offset,
+                    shape: Shape::Each,
+                    each,
+                };
                 return (e.select(empty, self.nothing, base), address);
             }
             shape => shape,
         };
         let offset = e.select(empty, e.i64(0), address.offset);
-        (e.select(empty, self.nothing, base), Address { offset, shape, each })
+        (
+            e.select(empty, self.nothing, base),
+            Address { offset, shape, each },
+        )
     }
 
     /// Lane numbers as i64; those of lanes that do not exist repeat the last one that does.
@@ -214,7 +227,11 @@ impl<'a, 'c> Cx<'a, 'c> {
 
     fn scaled(&self, v: Vector<'c>, stride: &Dim) -> Vector<'c> {
         let e = self.e;
-        if stride.is(1) { v } else { e.mul(v, e.splat(self.dim(stride), LANES)) }
+        if stride.is(1) {
+            v
+        } else {
+            e.mul(v, e.splat(self.dim(stride), LANES))
+        }
     }
 
     fn load_each(&self, elem: Elem, base: Ptr<'c>, offsets: Vector<'c>) -> Vector<'c> {
@@ -265,7 +282,11 @@ impl<'a, 'c> Cx<'a, 'c> {
         }
         if each.is_empty() {
             let shape = stride.map_or(Shape::Same, |(s, _)| Shape::Stride(s));
-            return Address { offset, shape, each: None };
+            return Address {
+                offset,
+                shape,
+                each: None,
+            };
         }
         let shape = match (clamped, &stride, each.len()) {
             (Some((first, limit, true)), None, 1) => Shape::Clamped { first, limit },
@@ -424,5 +445,7 @@ impl<'a, 'c> Cx<'a, 'c> {
 }
 
 fn each_of<'c>(address: &Address<'c>) -> Vector<'c> {
-    address.each.expect("addresses of this shape differ between lanes")
+    address
+        .each
+        .expect("addresses of this shape differ between lanes")
 }

@@ -94,7 +94,11 @@ pub fn lanes(v: Vector<'_>) -> u32 {
 
 /// A single lane repeated; a value that has `n` lanes already stays.
 pub fn widen<'c>(e: &Emit<'c>, v: Vector<'c>, n: u32) -> Vector<'c> {
-    if lanes(v) == n { v } else { e.shuffle(v, v, &vec![0; n as usize]) }
+    if lanes(v) == n {
+        v
+    } else {
+        e.shuffle(v, v, &vec![0; n as usize])
+    }
 }
 
 /// A constant as a single lane.
@@ -127,7 +131,11 @@ pub fn apply<'c>(e: &Emit<'c>, stmt: &Stmt, args: &[(Vector<'c>, ScalarType)]) -
         stmt.op,
         ScalarOp::Sqrt | ScalarOp::Add | ScalarOp::Sub | ScalarOp::Mul | ScalarOp::Div | ScalarOp::Rem
     );
-    if inexact { round_to(e, stmt.ty, value) } else { value }
+    if inexact {
+        round_to(e, stmt.ty, value)
+    } else {
+        value
+    }
 }
 
 /// Rounds an f32 to a half precision format. The double rounding is harmless: f32 has more than twice their digits.
@@ -205,10 +213,7 @@ fn divide<'c>(e: &Emit<'c>, op: &ScalarOp, ty: ScalarType, a: Vector<'c>, b: Vec
         let min = e.ints(held(ty), 1i64 << (ty.size() * 8 - 1), lanes(a));
         let minus_one = e.ints(held(ty), -1, lanes(b));
         // The CPU traps here. A divisor of 1 gives the wrapped quotient and the right remainder.
-        let traps = e.and(
-            e.icmp(IntCmp::EQ, a, min),
-            e.icmp(IntCmp::EQ, b, minus_one),
-        );
+        let traps = e.and(e.icmp(IntCmp::EQ, a, min), e.icmp(IntCmp::EQ, b, minus_one));
         divisor = e.select(traps, one, divisor);
     }
     let value = match (op, signed) {
@@ -295,7 +300,11 @@ fn float_to_float<'c>(e: &Emit<'c>, v: Vector<'c>, from: ScalarType, to: ScalarT
 
 fn reinterpret<'c>(e: &Emit<'c>, v: Vector<'c>, from: ScalarType, to: ScalarType) -> Vector<'c> {
     let bits = to_memory(e, from, v);
-    let bits = if stored(from) == stored(to) { bits } else { e.bitcast(bits, stored(to), lanes(v)) };
+    let bits = if stored(from) == stored(to) {
+        bits
+    } else {
+        e.bitcast(bits, stored(to), lanes(v))
+    };
     from_memory(e, to, bits)
 }
 

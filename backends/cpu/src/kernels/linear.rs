@@ -63,7 +63,12 @@ impl Linear {
             return None;
         }
         let k = reduce.first().copied();
-        let of = |n: u32| (spec.operands[n as usize].storage(), spec.operand_layouts[n as usize]);
+        let of = |n: u32| {
+            (
+                spec.operands[n as usize].storage(),
+                spec.operand_layouts[n as usize],
+            )
+        };
         let k_adjoins = k.is_none_or(|k| a.stride(k).is(1));
         let product = match (of(lhs), of(rhs), acc) {
             (
@@ -71,7 +76,9 @@ impl Linear {
                 (ScalarType::I8, Some(Layout::PackedWeight)),
                 ScalarType::I32,
             ) if k_adjoins => Product::Int8,
-            ((ScalarType::F32, None), (ScalarType::F32, Some(Layout::PackedWeight)), ScalarType::F32) => Product::F32,
+            ((ScalarType::F32, None), (ScalarType::F32, Some(Layout::PackedWeight)), ScalarType::F32) => {
+                Product::F32
+            }
             ((ScalarType::F32, None), (ScalarType::F32, None), ScalarType::F32) => Product::F32Dynamic,
             _ => return None,
         };
@@ -110,7 +117,10 @@ impl Linear {
     /// Parameters and sizes.
     pub fn sizes(&self, spec: &KernelSpec) -> Sizes {
         let r = &spec.region;
-        let (a, b) = (&r.operands[self.gemm.a as usize], &r.operands[self.gemm.b as usize]);
+        let (a, b) = (
+            &r.operands[self.gemm.a as usize],
+            &r.operands[self.gemm.b as usize],
+        );
         let size = Dim::from(spec.operands[self.gemm.a as usize].storage().size());
         let bytes = |d: Dim| d * size.clone();
         let extent = |axis: Option<u32>| axis.map_or(Dim::one(), |x| r.axes[x as usize].extent.clone());
@@ -122,11 +132,19 @@ impl Linear {
         let panels = n.ceil_div(&Dim::from(PANEL));
         let row_block = self.row_block_rows(&m, &n, &k);
         let blocks = m.ceil_div(&row_block);
-        let batch: Dim = self.batch.iter().map(|x| r.axes[*x as usize].extent.clone()).product();
+        let batch: Dim = self
+            .batch
+            .iter()
+            .map(|x| r.axes[*x as usize].extent.clone())
+            .product();
         let group = if self.row_block {
             panels.larger(&Dim::one())
         } else {
-            self.panel_group(&(panels.clone() * blocks.clone() * batch.clone()), &k, &m.smaller(&row_block))
+            self.panel_group(
+                &(panels.clone() * blocks.clone() * batch.clone()),
+                &k,
+                &m.smaller(&row_block),
+            )
         };
         let mut params = vec![
             m.clone(),
@@ -168,17 +186,26 @@ impl Linear {
             return most;
         }
         let row_bytes = (n.clone() * Dim::from(4i64)).larger(&Dim::one());
-        let fits = Dim::from(ROW_BLOCK_BYTES).floor_div(&row_bytes).floor_div(&Dim::from(6i64)) * Dim::from(6i64);
+        let fits = Dim::from(ROW_BLOCK_BYTES)
+            .floor_div(&row_bytes)
+            .floor_div(&Dim::from(6i64))
+            * Dim::from(6i64);
         // Blocks of few rows read the right factor too often; many rows are shared out among threads.
         let share = m.ceil_div(&Dim::from(8i64)).ceil_div(&Dim::from(6i64)) * Dim::from(6i64);
-        share.larger(&Dim::from(24i64)).smaller(&fits).smaller(&most).larger(&Dim::from(12i64))
+        share
+            .larger(&Dim::from(24i64))
+            .smaller(&fits)
+            .smaller(&most)
+            .larger(&Dim::from(12i64))
     }
 
     /// Panels of a tile, of which there are `all` in a launch.
     fn panel_group(&self, all: &Dim, k: &Dim, rows: &Dim) -> Dim {
         let macs = (k.clone() * rows.clone() * Dim::from(PANEL)).larger(&Dim::one());
         let worth = Dim::from(TILE_MACS).floor_div(&macs);
-        all.floor_div(&Dim::from(TILES)).larger(&worth).larger(&Dim::one())
+        all.floor_div(&Dim::from(TILES))
+            .larger(&worth)
+            .larger(&Dim::one())
     }
 
     fn plan(&self, r: &Region) -> RowPlan {
@@ -190,10 +217,27 @@ impl Linear {
         let cx = Cx::new(e, spec);
         let plan = self.plan(&spec.region);
         if self.row_block {
-            emit_gemm(e, &self.gemm, &mut RowBlock { cx: &cx, linear: self, plan: &plan });
+            emit_gemm(
+                e,
+                &self.gemm,
+                &mut RowBlock {
+                    cx: &cx,
+                    linear: self,
+                    plan: &plan,
+                },
+            );
         } else {
             let env = vec![None; spec.region.body.stmts.len()];
-            emit_gemm(e, &self.gemm, &mut Direct { cx: &cx, linear: self, plan: &plan, env });
+            emit_gemm(
+                e,
+                &self.gemm,
+                &mut Direct {
+                    cx: &cx,
+                    linear: self,
+                    plan: &plan,
+                    env,
+                },
+            );
         }
     }
 
@@ -226,7 +270,11 @@ fn row_elements(n: &Dim) -> Dim {
 
 /// The accumulator's value at a place whose lanes are those of `acc`.
 fn as_lanes<'c>(e: &Emit<'c>, n: Option<u32>, acc: Vector<'c>) -> Vector<'c> {
-    if n.is_some() || lanes(acc) == 1 { acc } else { e.shuffle(acc, acc, &[0]) }
+    if n.is_some() || lanes(acc) == 1 {
+        acc
+    } else {
+        e.shuffle(acc, acc, &[0])
+    }
 }
 
 /// The direct schedule.
@@ -269,7 +317,10 @@ impl<'c> Epilogue<'c> for Direct<'_, '_, 'c> {
             return;
         }
         let cx = self.cx;
-        let place = Place { at: self.linear.point(cx, row.block, row.m), element: cx.e.i64(0) };
+        let place = Place {
+            at: self.linear.point(cx, row.block, row.m),
+            element: cx.e.i64(0),
+        };
         let body = &cx.spec.region.body;
         let no_anchor = |_: &Cx<'_, 'c>, _: &Place<'c>| panic!("the accumulator varies along its row");
         for phase in &self.plan.phases {
@@ -313,7 +364,11 @@ impl<'c> RowBlock<'_, '_, 'c> {
     }
 
     fn elem(&self) -> Elem {
-        if self.linear.gemm.product == Product::Int8 { Elem::I32 } else { Elem::F32 }
+        if self.linear.gemm.product == Product::Int8 {
+            Elem::I32
+        } else {
+            Elem::F32
+        }
     }
 }
 

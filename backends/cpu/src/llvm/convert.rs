@@ -12,7 +12,9 @@ use inkwell::values::BasicValue;
 impl<'c> Emit<'c> {
     /// The vector with lane `n` replaced.
     pub fn with_lane(&self, a: Vector<'c>, n: u32, value: impl BasicValue<'c>) -> Vector<'c> {
-        ok(self.builder.build_insert_element(a, value, self.i32(n as i32), "with"))
+        ok(self
+            .builder
+            .build_insert_element(a, value, self.i32(n as i32), "with"))
     }
 
     /// A vector whose lanes are not yet given.
@@ -56,10 +58,41 @@ impl<'c> Emit<'c> {
 
     /// Floats to integers: truncated, saturated, NaN to 0.
     pub fn float_to_int(&self, a: Vector<'c>, signed: bool, to: Elem) -> Vector<'c> {
+        let bits = to.bytes() * 8;
+        if !self.is_f64(a) && (bits < 32 || (bits == 32 && signed)) {
+            return self.f32_to_int(a, signed, to);
+        }
         let ty = self.vector_type(to, a.get_type().get_size());
-        let name = if signed { "llvm.fptosi.sat" } else { "llvm.fptoui.sat" };
+        let name = if signed {
+            "llvm.fptosi.sat"
+        } else {
+            "llvm.fptoui.sat"
+        };
         self.intrinsic(name, &[ty.into(), a.get_type().into()], &[a.into()])
             .into_vector_value()
+    }
+
+    /// [`Self::float_to_int`] from f32 through i32 lanes: LLVM's own lowering takes such vectors apart.
+    fn f32_to_int(&self, a: Vector<'c>, signed: bool, to: Elem) -> Vector<'c> {
+        let lanes = a.get_type().get_size();
+        let bits = to.bytes() * 8;
+        let (low, high) = match (signed, bits) {
+            // The largest float below 2^31; what is above is replaced afterwards.
+            (true, 32) => (-2_147_483_648.0, 2_147_483_520.0),
+            (true, bits) => (-(2f32.powi(bits as i32 - 1)), 2f32.powi(bits as i32 - 1) - 1.0),
+            (false, bits) => (0.0, 2f32.powi(bits as i32) - 1.0),
+        };
+        let (low, high) = (self.f32s(low, lanes), self.f32s(high, lanes));
+        let clamped = self.select(self.fcmp(FloatCmp::OGT, a, low), a, low);
+        let clamped = self.select(self.fcmp(FloatCmp::OLT, clamped, high), clamped, high);
+        let mut value = self.trunc_to_i32(clamped);
+        if bits == 32 {
+            let above = self.fcmp(FloatCmp::OGT, a, high);
+            value = self.select(above, self.ints(Elem::I32, i64::from(i32::MAX), lanes), value);
+        }
+        let nan = self.fcmp(FloatCmp::UNO, a, a);
+        let value = self.select(nan, self.ints(Elem::I32, 0, lanes), value);
+        if bits == 32 { value } else { self.narrow(value, to) }
     }
 
     /// IEEE half bits (i16 lanes) to f32; signalling NaNs become quiet.
@@ -201,7 +234,12 @@ impl<'c> Emit<'c> {
         let lanes = a.get_type().get_size();
         let wide = |v| -> Vector<'c> { self.fabs(self.extend(v, Elem::F64)) };
         let (num, den) = (wide(a), wide(b));
-        let exponent = |v| self.and(self.bitcast(v, Elem::I64, lanes), self.ints(Elem::I64, 0x7ff << 52, lanes));
+        let exponent = |v| {
+            self.and(
+                self.bitcast(v, Elem::I64, lanes),
+                self.ints(Elem::I64, 0x7ff << 52, lanes),
+            )
+        };
         let zero = self.f64s(0.0, lanes);
         let infinity = self.f64s(f64::INFINITY, lanes);
         let valid = self.and(

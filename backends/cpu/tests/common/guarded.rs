@@ -23,8 +23,15 @@ impl Guarded {
             assert_ne!(map, libc::MAP_FAILED);
             let map = map.cast::<u8>();
             let start = map.add(PAGE);
-            assert_eq!(libc::mprotect(start.cast(), inside, libc::PROT_READ | libc::PROT_WRITE), 0);
-            let data = if at_end { start.add(inside - bytes.len()) } else { start };
+            assert_eq!(
+                libc::mprotect(start.cast(), inside, libc::PROT_READ | libc::PROT_WRITE),
+                0
+            );
+            let data = if at_end {
+                start.add(inside - bytes.len())
+            } else {
+                start
+            };
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, bytes.len());
             Guarded {
                 map,

@@ -44,7 +44,12 @@ impl Kernel {
 
     /// Runs all tiles in calls of `step` tiles each, last tiles first.
     pub fn run(&self, level: &str, dim: &dyn Fn(&Dim) -> i64, bufs: &[*mut u8], step: i64) {
-        let offset = self.entries.iter().find(|(l, _)| l == level).expect("a compiled level").1 as usize;
+        let offset = self
+            .entries
+            .iter()
+            .find(|(l, _)| l == level)
+            .expect("a compiled level")
+            .1 as usize;
         let params: Vec<i64> = self.launch.params.iter().map(dim).collect();
         let bytes = dim(&self.launch.scratch_bytes) as usize;
         // Scratch ends at a guard page as well; sizes are multiples of 64, so it is aligned.
@@ -57,7 +62,13 @@ impl Kernel {
             // SAFETY: the mapping holds a kernel of this signature, made for these buffers.
             unsafe {
                 let kernel: KernelFn = std::mem::transmute(self.code.as_ptr().add(offset));
-                kernel(bufs.as_ptr(), params.as_ptr(), scratch.ptr(), first, (first + step).min(tiles));
+                kernel(
+                    bufs.as_ptr(),
+                    params.as_ptr(),
+                    scratch.ptr(),
+                    first,
+                    (first + step).min(tiles),
+                );
             }
         }
     }
@@ -65,12 +76,19 @@ impl Kernel {
 
 /// Elements of a tensor under the symbols.
 pub fn eval_dim(symbols: &Symbols) -> impl Fn(&Dim) -> i64 + '_ {
-    |d| d.eval(&|s| symbols.get(s).copied()).unwrap_or_else(|| panic!("`{d}` has no value"))
+    |d| {
+        d.eval(&|s| symbols.get(s).copied())
+            .unwrap_or_else(|| panic!("`{d}` has no value"))
+    }
 }
 
 /// Flips codes of offset binary values.
 pub fn physical(bytes: &[u8], layout: Option<Layout>) -> Vec<u8> {
-    let flip = if layout == Some(Layout::OffsetBinary) { 0x80 } else { 0 };
+    let flip = if layout == Some(Layout::OffsetBinary) {
+        0x80
+    } else {
+        0
+    };
     bytes.iter().map(|b| b ^ flip).collect()
 }
 
@@ -86,9 +104,19 @@ pub fn compare(
 ) {
     let dim = eval_dim(symbols);
     let kernel = Kernel::new(spec);
-    let blank: Vec<Vec<u8>> = spec.results.iter().map(|t| vec![0x5a; dim(&t.bytes()) as usize]).collect();
+    let blank: Vec<Vec<u8>> = spec
+        .results
+        .iter()
+        .map(|t| vec![0x5a; dim(&t.bytes()) as usize])
+        .collect();
     let mut wanted = blank.clone();
-    Naive { spec, dim: &dim, inputs, weights: Default::default() }.run(&mut wanted);
+    Naive {
+        spec,
+        dim: &dim,
+        inputs,
+        weights: Default::default(),
+    }
+    .run(&mut wanted);
     for level in kernel.levels() {
         for (at_end, step) in [(true, 1 << 40), (false, 1)] {
             let operands = inputs.iter().enumerate().map(|(n, bytes)| match packed.get(&n) {

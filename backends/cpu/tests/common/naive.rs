@@ -26,7 +26,11 @@ impl Value {
         let mut bits = [0u8; 8];
         bits[..size].copy_from_slice(&bytes[at..at + size]);
         let bits = u64::from_le_bytes(bits);
-        let bits = if ty == ScalarType::Bool { u64::from(bits != 0) } else { bits };
+        let bits = if ty == ScalarType::Bool {
+            u64::from(bits != 0)
+        } else {
+            bits
+        };
         Value { ty, bits }
     }
 
@@ -57,7 +61,14 @@ impl Value {
 
     pub fn of_int(ty: ScalarType, v: i128) -> Value {
         let c = ScalarConst::int(ty, v as i64);
-        Value { ty, bits: if ty == ScalarType::Bool { c.bits & 1 } else { c.bits } }
+        Value {
+            ty,
+            bits: if ty == ScalarType::Bool {
+                c.bits & 1
+            } else {
+                c.bits
+            },
+        }
     }
 
     pub fn of_float(ty: ScalarType, v: f64) -> Value {
@@ -86,7 +97,12 @@ pub fn apply(s: &Stmt, a: &[Value]) -> Value {
         ScalarOp::Cast => return cast(a[0], ty),
         ScalarOp::Bitcast => return Value { ty, bits: a[0].bits },
         ScalarOp::Select => return if a[0].bits != 0 { a[1] } else { a[2] },
-        ScalarOp::Cmp(p) => return Value { ty, bits: u64::from(compare(*p, a[0], a[1])) },
+        ScalarOp::Cmp(p) => {
+            return Value {
+                ty,
+                bits: u64::from(compare(*p, a[0], a[1])),
+            };
+        }
         ScalarOp::Min => return if compare(Pred::Lt, a[0], a[1]) { a[0] } else { a[1] },
         ScalarOp::Max => return if compare(Pred::Gt, a[0], a[1]) { a[0] } else { a[1] },
         _ => {}
@@ -114,8 +130,18 @@ pub fn apply(s: &Stmt, a: &[Value]) -> Value {
     }
     let sign = 1u64 << (ty.size() * 8 - 1);
     match s.op {
-        ScalarOp::Neg => return Value { ty, bits: a[0].bits ^ sign },
-        ScalarOp::Abs => return Value { ty, bits: a[0].bits & !sign },
+        ScalarOp::Neg => {
+            return Value {
+                ty,
+                bits: a[0].bits ^ sign,
+            };
+        }
+        ScalarOp::Abs => {
+            return Value {
+                ty,
+                bits: a[0].bits & !sign,
+            };
+        }
         _ => {}
     }
     let (x, y) = (a[0].float(), a.get(1).map_or(0.0, |v| v.float()));
@@ -165,16 +191,29 @@ pub fn cast(v: Value, ty: ScalarType) -> Value {
     let from_float = v.ty.is_float();
     match ty {
         _ if ty == v.ty => v,
-        ScalarType::Bool if from_float => Value { ty, bits: u64::from(v.float() != 0.0) },
-        ScalarType::Bool => Value { ty, bits: u64::from(v.bits != 0) },
+        ScalarType::Bool if from_float => Value {
+            ty,
+            bits: u64::from(v.float() != 0.0),
+        },
+        ScalarType::Bool => Value {
+            ty,
+            bits: u64::from(v.bits != 0),
+        },
         t if t.is_float() && from_float => Value::of_float(ty, v.float()),
-        ScalarType::F32 => Value { ty, bits: u64::from((v.int() as f32).to_bits()) },
+        ScalarType::F32 => Value {
+            ty,
+            bits: u64::from((v.int() as f32).to_bits()),
+        },
         t if t.is_float() => Value::of_float(ty, v.int() as f64),
         _ if !from_float => Value::of_int(ty, v.int()),
         _ => {
             let bits = ty.size() as u32 * 8;
             let signed = ty.is_signed_int();
-            let (low, high) = if signed { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+            let (low, high) = if signed {
+                (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1)
+            } else {
+                (0, (1i128 << bits) - 1)
+            };
             Value::of_int(ty, (v.float() as i128).clamp(low, high))
         }
     }
@@ -187,7 +226,14 @@ fn combine(kind: ReduceKind, acc: Value, x: Value) -> Value {
         ReduceKind::Max => (ScalarOp::Max, x, acc),
         ReduceKind::Min => (ScalarOp::Min, x, acc),
     };
-    apply(&Stmt { op, args: vec![], ty: acc.ty }, &[a, b])
+    apply(
+        &Stmt {
+            op,
+            args: vec![],
+            ty: acc.ty,
+        },
+        &[a, b],
+    )
 }
 
 fn neutral(kind: ReduceKind, ty: ScalarType) -> Value {
@@ -234,8 +280,14 @@ impl Naive<'_> {
     pub fn operand(&self, n: u32, at: &[i64]) -> Value {
         let access = &self.spec.region.operands[n as usize];
         let ty = self.spec.operands[n as usize].storage();
-        let clamps = access.terms.iter().filter_map(|t| t.clamp.as_ref().map(|c| &c.limit));
-        if clamps.chain(access.gathers.iter().map(|g| &g.limit)).any(|l| (self.dim)(l) <= 0) {
+        let clamps = access
+            .terms
+            .iter()
+            .filter_map(|t| t.clamp.as_ref().map(|c| &c.limit));
+        if clamps
+            .chain(access.gathers.iter().map(|g| &g.limit))
+            .any(|l| (self.dim)(l) <= 0)
+        {
             return Value::zero(ty);
         }
         Value::load(ty, &self.inputs[n as usize], self.address(access, at))
@@ -263,7 +315,9 @@ impl Naive<'_> {
         match &r.anchor {
             Anchor::None => panic!("no anchor"),
             Anchor::Contract { lhs, rhs, acc, pad } => {
-                let axes: Vec<usize> = (0..r.axes.len()).filter(|a| r.axes[*a].kind == AxisKind::Reduce).collect();
+                let axes: Vec<usize> = (0..r.axes.len())
+                    .filter(|a| r.axes[*a].kind == AxisKind::Reduce)
+                    .collect();
                 let mut at = at.to_vec();
                 let (mut exact, mut float) = (0i128, 0f64);
                 self.each(&axes, &mut at, &mut |at| {
@@ -280,7 +334,11 @@ impl Naive<'_> {
                     exact += a.int() * b.int();
                     float += a.float() * b.float();
                 });
-                if acc.is_float() { Value::of_float(*acc, float) } else { Value::of_int(*acc, exact) }
+                if acc.is_float() {
+                    Value::of_float(*acc, float)
+                } else {
+                    Value::of_int(*acc, exact)
+                }
             }
             Anchor::Attention(_) => self.attention(at),
         }
@@ -288,7 +346,9 @@ impl Naive<'_> {
 
     /// Softmax weights over the keys (empty if every score is -inf).
     fn weights(&self, at: &[i64]) -> Vec<f64> {
-        let Anchor::Attention(a) = &self.spec.region.anchor else { panic!("no attention") };
+        let Anchor::Attention(a) = &self.spec.region.anchor else {
+            panic!("no attention")
+        };
         let mut at = at.to_vec();
         let mut scores = Vec::new();
         for t in 0..self.extent(a.key as usize) {
@@ -311,7 +371,9 @@ impl Naive<'_> {
     }
 
     fn attention(&self, at: &[i64]) -> Value {
-        let Anchor::Attention(a) = &self.spec.region.anchor else { panic!("no attention") };
+        let Anchor::Attention(a) = &self.spec.region.anchor else {
+            panic!("no attention")
+        };
         let mut at = at.to_vec();
         let channel = self.spec.region.parallel().end as usize - 1;
         let row: Vec<i64> = at[..channel].to_vec();
@@ -352,7 +414,10 @@ impl Naive<'_> {
             ScalarOp::Anchor => anchor(),
             ScalarOp::Index(a) => Value::of_int(ScalarType::I64, i128::from(at[*a as usize])),
             ScalarOp::Dim(d) => Value::of_int(ScalarType::I64, i128::from((self.dim)(d))),
-            ScalarOp::Const(c) => Value { ty: c.ty, bits: c.bits },
+            ScalarOp::Const(c) => Value {
+                ty: c.ty,
+                bits: c.bits,
+            },
             _ => return None,
         })
     }
@@ -397,7 +462,8 @@ impl Naive<'_> {
                 _ => (0..here.len())
                     .map(|i| {
                         let anchor = || anchors.get(i).copied().unwrap_or(Value::zero(s.ty));
-                        let empty = points.is_empty() && matches!(s.op, ScalarOp::Operand(n) if r.varies_in_row(n));
+                        let empty =
+                            points.is_empty() && matches!(s.op, ScalarOp::Operand(n) if r.varies_in_row(n));
                         if empty {
                             return Value::zero(s.ty);
                         }

@@ -20,12 +20,13 @@ mod tile;
 
 use super::access::{Cx, Index, Point};
 use super::rows::{self, Place, RowCode, RowPlan};
-use crate::llvm::{Elem, Emit, Int, Lanes, Ptr, Vector};
+use crate::level::LevelFacts;
+use crate::llvm::{Elem, Emit, Float, Int, IntCmp, Lanes, Ptr, Vector};
 use crate::pack::PANEL;
 use pack::{ROW, Source, address, copy_run, is_plain, pack, step};
 use rsqc_backend::{KernelSpec, Params};
-use rsqc_ir::region::{Anchor, Attention, Region};
 use rsqc_ir::Dim;
+use rsqc_ir::region::{Anchor, Attention, Region};
 use std::cell::Cell;
 use tile::{Factor, ROWS};
 
@@ -106,7 +107,12 @@ impl AttentionKernel {
         let block = share.smaller(&Dim::from(QUERIES)).larger(&six);
         let batch: Dim = self.batch.iter().map(|x| extent(*x)).product();
         let plan = RowPlan::new(r, 1);
-        let layout = Layout::dims(&block, &extent(a.inner), &extent(self.channel), &r.extent(r.row()));
+        let layout = Layout::dims(
+            &block,
+            &extent(a.inner),
+            &extent(self.channel),
+            &r.extent(r.row()),
+        );
         let floats: Dim = layout.into_iter().sum();
         let scratch = floats * Dim::from(4i64) + rows::kept_bytes(&plan, r);
         Sizes {
@@ -124,7 +130,12 @@ impl AttentionKernel {
         let block = e.param(self.block_param);
         let rows = self.queries.map_or(one, |x| cx.extent(x));
         let blocks = e.div_ceil(rows, block);
-        let row = spec.region.row().map(|x| cx.extent(x)).reduce(|x, y| e.mul(x, y)).unwrap_or(one);
+        let row = spec
+            .region
+            .row()
+            .map(|x| cx.extent(x))
+            .reduce(|x, y| e.mul(x, y))
+            .unwrap_or(one);
         let layout = Layout::new(e, block, cx.extent(a.inner), cx.extent(self.channel), row);
         let plan = RowPlan::new(&spec.region, 1);
         e.for_range(e.tile_begin(), e.tile_end(), one, |tile| {
@@ -136,7 +147,15 @@ impl AttentionKernel {
             }
             let first = e.mul(e.urem(tile, blocks), block);
             let count = e.imin(e.sub(rows, first), block);
-            let code = Code { cx: &cx, kernel: self, a, layout: &layout, at, first, count };
+            let code = Code {
+                cx: &cx,
+                kernel: self,
+                a,
+                layout: &layout,
+                at,
+                first,
+                count,
+            };
             code.heads();
             code.rows(&plan);
         });
@@ -146,7 +165,11 @@ impl AttentionKernel {
 /// Whether operand `n`'s address depends on an axis, directly or through a gather.
 fn uses(r: &Region, n: u32, axis: u32) -> bool {
     let access = &r.operands[n as usize];
-    access.uses(axis) || access.gathers.iter().any(|g| g.operand != n && uses(r, g.operand, axis))
+    access.uses(axis)
+        || access
+            .gathers
+            .iter()
+            .any(|g| g.operand != n && uses(r, g.operand, axis))
 }
 
 /// Where things are in scratch.
@@ -250,7 +273,13 @@ impl<'c> Code<'_, '_, 'c> {
     fn heads(&self) {
         let (cx, e) = (self.cx, self.cx.e);
         let one = e.i64(1);
-        let heads = self.kernel.heads.iter().map(|x| cx.extent(*x)).reduce(|a, b| e.mul(a, b)).unwrap_or(one);
+        let heads = self
+            .kernel
+            .heads
+            .iter()
+            .map(|x| cx.extent(*x))
+            .reduce(|a, b| e.mul(a, b))
+            .unwrap_or(one);
         e.for_range(e.i64(0), heads, one, |number| {
             let mut at = self.at.clone();
             let mut left = number;
@@ -289,17 +318,24 @@ impl<'c> Code<'_, '_, 'c> {
         self.finish_head(number);
     }
 
-    /// Calls `tile(first row, rows)` so that all rows of the block are covered: full tiles, whose missing rows are the
-    /// last one again, or single rows if there is only one.
-    fn row_tiles(&self, tile: &dyn Fn(Int<'c>, u32)) {
+    fn is_single(&self) -> Int<'c> {
+        self.cx.e.icmp(IntCmp::EQ, self.count, self.cx.e.i64(1))
+    }
+
+    /// Calls `tile((first row, rows))` for full tiles that cover the block; the last one may hang over.
+    fn full_tiles(&self, tile: &dyn Fn((Int<'c>, u32))) {
         let e = self.cx.e;
-        let single = e.icmp(crate::llvm::IntCmp::EQ, self.count, e.i64(1));
-        let full = || {
-            e.for_range(e.i64(0), self.count, e.i64(i64::from(ROWS)), |row| tile(row, ROWS));
-        };
+        e.for_range(e.i64(0), self.count, e.i64(i64::from(ROWS)), |row| {
+            tile((row, ROWS))
+        });
+    }
+
+    /// Covers the block with full tiles, or with a tile of one row if it has only one.
+    fn row_tiles(&self, tile: &dyn Fn((Int<'c>, u32))) {
+        let e = self.cx.e;
         match self.kernel.queries {
-            Some(_) => e.if_else(single, || tile(e.i64(0), 1), full),
-            None => tile(e.i64(0), 1),
+            Some(_) => e.if_else(self.is_single(), || tile((e.i64(0), 1)), || self.full_tiles(tile)),
+            None => tile((e.i64(0), 1)),
         }
     }
 
@@ -309,13 +345,17 @@ impl<'c> Code<'_, '_, 'c> {
         let inner = cx.extent(self.a.inner);
         let zero = e.i64(0);
         let panel_bytes = e.mul(inner, e.i64(ROW));
-        let source = Source { operand: self.a.k, rows: self.a.inner, columns: self.a.key };
+        let source = Source {
+            operand: self.a.k,
+            rows: self.a.inner,
+            columns: self.a.key,
+        };
         pack(cx, source, at, (zero, inner), (t, count), (l.keys, panel_bytes));
         let plain = is_plain(cx, self.a.q);
         let last = e.sub(self.count, e.i64(1));
         let width = tile::columns(e);
         let padded = e.and(e.add(count, e.i64(15)), e.i64(-16));
-        self.row_tiles(&|first, height| {
+        self.row_tiles(&|(first, height)| {
             let rows: Vec<Factor<'c>> = (0..height)
                 .map(|r| {
                     let row = e.imin(e.add(first, e.i64(i64::from(r))), last);
@@ -333,7 +373,7 @@ impl<'c> Code<'_, '_, 'c> {
                 let inside = e.urem(column, e.i64(PANEL as i64));
                 let b = e.at_index(e.at(l.keys, e.mul(panel, panel_bytes)), inside, 4);
                 let b = Factor { at: b, k: e.i64(ROW) };
-                let lanes = width / vectors(e, width);
+                let lanes = e.level().lanes();
                 let none = e.vector_type(Elem::F32, lanes).const_zero();
                 let sums = tile::tile(e, &rows, b, width, inner, &|_, _| none);
                 for (r, sums) in sums.iter().enumerate() {
@@ -347,45 +387,82 @@ impl<'c> Code<'_, '_, 'c> {
         });
     }
 
-    /// `out = out * alpha + p v` for a block of keys.
+    /// `out = out * alpha + p v` for a block of keys. Values whose channels adjoin are read where they are if that is
+    /// done once or their rows adjoin as well; otherwise their rows, which may lie a page apart, are packed first.
     fn weigh(&self, at: &Point<'c>, (t, count): (Int<'c>, Int<'c>)) {
         let (cx, e, l) = (self.cx, self.cx.e, self.layout);
-        let zero = e.i64(0);
         let channel = self.kernel.channel;
-        let channels = cx.extent(channel);
         let value = &cx.spec.region.operands[self.a.v as usize];
-        let whole = cx.spec.region.axes[channel as usize].extent.as_const().filter(|c| c % 16 == 0);
-        let in_place = is_plain(cx, self.a.v) && value.stride(channel).is(1) && whole.is_some();
-        if !in_place {
-            let source = Source { operand: self.a.v, rows: self.a.key, columns: channel };
-            let panels = (l.values, e.i64(KEYS * ROW));
-            pack(cx, source, at, (t, count), (zero, channels), panels);
-        }
-        let values = |column: Int<'c>| {
-            if in_place {
-                let here = at.with(self.a.key, Index::At(t)).with(channel, Index::At(column));
-                return Factor { at: address(cx, self.a.v, &here), k: step(cx, self.a.v, self.a.key) };
+        let extent = &cx.spec.region.axes[channel as usize].extent;
+        let whole = extent.as_const().filter(|c| c % 16 == 0);
+        let readable = is_plain(cx, self.a.v) && value.stride(channel).is(1) && whole.is_some();
+        let dense = readable && value.stride(self.a.key) == *extent;
+        let in_place = |column: Int<'c>| {
+            let here = at.with(self.a.key, Index::At(t)).with(channel, Index::At(column));
+            Factor {
+                at: address(cx, self.a.v, &here),
+                k: step(cx, self.a.v, self.a.key),
             }
+        };
+        let packed = |column: Int<'c>| {
             let panel = e.udiv(column, e.i64(PANEL as i64));
             let inside = e.urem(column, e.i64(PANEL as i64));
             let from = e.at_index(e.at(l.values, e.mul(panel, e.i64(KEYS * ROW))), inside, 4);
-            Factor { at: from, k: e.i64(ROW) }
+            Factor {
+                at: from,
+                k: e.i64(ROW),
+            }
         };
+        let pack_values = || {
+            let source = Source {
+                operand: self.a.v,
+                rows: self.a.key,
+                columns: channel,
+            };
+            let to = (l.values, e.i64(KEYS * ROW));
+            pack(cx, source, at, (t, count), (e.i64(0), cx.extent(channel)), to);
+        };
+        if dense {
+            self.row_tiles(&|rows| self.weigh_columns(rows, &in_place, whole, count));
+        } else if readable && self.kernel.queries.is_some() {
+            e.if_else(
+                self.is_single(),
+                || self.weigh_columns((e.i64(0), 1), &in_place, whole, count),
+                || {
+                    pack_values();
+                    self.full_tiles(&|rows| self.weigh_columns(rows, &packed, whole, count));
+                },
+            );
+        } else if readable {
+            self.weigh_columns((e.i64(0), 1), &in_place, whole, count);
+        } else {
+            pack_values();
+            self.row_tiles(&|rows| self.weigh_columns(rows, &packed, whole, count));
+        }
+    }
+
+    /// All channels of a few rows. `whole` is the number of channels if it is known and a multiple of 16: then nothing
+    /// beyond the last one is read, so that the last tile is as narrow as it must be.
+    fn weigh_columns(
+        &self,
+        rows: (Int<'c>, u32),
+        values: &dyn Fn(Int<'c>) -> Factor<'c>,
+        whole: Option<i64>,
+        count: Int<'c>,
+    ) {
+        let (cx, e) = (self.cx, self.cx.e);
         let full = tile::columns(e);
-        // Of unpacked values nothing beyond the last channel may be read, so the last tile is as narrow as it must be.
         let rest = whole.map_or(0, |c| c as u32 % full);
         let padded = match whole {
             Some(c) => e.i64(c - i64::from(rest)),
-            None => e.and(e.add(channels, e.i64(15)), e.i64(-16)),
+            None => e.and(e.add(cx.extent(self.kernel.channel), e.i64(15)), e.i64(-16)),
         };
-        self.row_tiles(&|first, height| {
-            e.for_range(zero, padded, e.i64(i64::from(full)), |column| {
-                self.weigh_tile((first, height), (column, full), values(column), count);
-            });
-            if rest > 0 {
-                self.weigh_tile((first, height), (padded, rest), values(padded), count);
-            }
+        e.for_range(e.i64(0), padded, e.i64(i64::from(full)), |column| {
+            self.weigh_tile(rows, (column, full), values(column), count);
         });
+        if rest > 0 {
+            self.weigh_tile(rows, (padded, rest), values(padded), count);
+        }
     }
 
     fn weigh_tile(
@@ -396,7 +473,7 @@ impl<'c> Code<'_, '_, 'c> {
         count: Int<'c>,
     ) {
         let (e, l) = (self.cx.e, self.layout);
-        let lanes = width / vectors(e, width);
+        let lanes = e.level().lanes();
         let ty = e.vector_type(Elem::F32, lanes);
         let zero = e.i64(0);
         let row = |r: usize| e.add(first, e.i64(r as i64));
@@ -405,11 +482,13 @@ impl<'c> Code<'_, '_, 'c> {
             e.at_const(to, i64::from(v * lanes) * 4)
         };
         let rows: Vec<Factor<'c>> = (0..height as usize)
-            .map(|r| Factor { at: self.cell(l.scores, row(r), e.i64(SCORE_ROW), zero), k: e.i64(4) })
+            .map(|r| Factor {
+                at: self.cell(l.scores, row(r), e.i64(SCORE_ROW), zero),
+                k: e.i64(4),
+            })
             .collect();
         let start = |r: usize, v: u32| -> Vector<'c> {
-            let alpha: crate::llvm::Float<'c> =
-                e.load_scalar(Elem::F32, self.cell(l.alpha, row(r), e.i64(16), zero));
+            let alpha: Float<'c> = e.load_scalar(Elem::F32, self.cell(l.alpha, row(r), e.i64(16), zero));
             let old = e.load_aligned(ty, out(r, v), 4).into_vector_value();
             e.fmul(old, e.splat(alpha, lanes))
         };
@@ -427,9 +506,15 @@ impl<'c> Code<'_, '_, 'c> {
         let current: Cell<Int<'c>> = Cell::new(e.i64(0));
         let anchor = |cx: &Cx<'_, 'c>, place: &Place<'c>| {
             let from = self.cell(l.rows, current.get(), l.row, place.element);
-            cx.e.load_aligned(cx.e.vector_type(Elem::F32, 16), from, 4).into_vector_value()
+            cx.e.load_aligned(cx.e.vector_type(Elem::F32, 16), from, 4)
+                .into_vector_value()
         };
-        let code = RowCode { cx: self.cx, plan, anchor: &anchor, scratch: l.kept };
+        let code = RowCode {
+            cx: self.cx,
+            plan,
+            anchor: &anchor,
+            scratch: l.kept,
+        };
         e.for_range(e.i64(0), self.count, e.i64(1), |row| {
             current.set(row);
             code.emit(&self.query(&self.at, row), None);
@@ -446,17 +531,13 @@ impl<'c> Code<'_, '_, 'c> {
             let divisor = self.divisor(row);
             let start = e.mul(number, channels);
             e.for_range(zero, channels, e.i64(16), |c| {
-                let sum = e.load_aligned(vector, self.cell(l.head_out, row, l.head, c), 64).into_vector_value();
+                let sum = e
+                    .load_aligned(vector, self.cell(l.head_out, row, l.head, c), 64)
+                    .into_vector_value();
                 let to = self.cell(l.rows, row, l.row, e.add(start, c));
                 let part = Lanes::First(e.sub(channels, c));
                 e.store(e.fdiv(sum, divisor), to, part);
             });
         });
     }
-}
-
-/// Native vectors in a tile of this width.
-fn vectors(e: &Emit<'_>, width: u32) -> u32 {
-    use crate::level::LevelFacts;
-    width / e.level().lanes()
 }

@@ -73,7 +73,9 @@ pub fn pack<'c>(
         let width = e.imin(e.sub(columns, column), panel);
         let start = e.add(first_column, column);
         if is_plain(cx, operand) {
-            let here = at.with(source.rows, Index::At(first_row)).with(source.columns, Index::At(start));
+            let here = at
+                .with(source.rows, Index::At(first_row))
+                .with(source.columns, Index::At(start));
             let strides = (step(cx, operand, source.rows), step(cx, operand, source.columns));
             pack_panel(e, address(cx, operand, &here), strides, (rows, width), to);
         } else {

@@ -4,7 +4,7 @@ use super::{Code, SCORE_ROW, uses};
 use crate::kernels::access::{Index, Point};
 use crate::kernels::body::{LANES, combine, finish_reduce, lanes, widen};
 use crate::kernels::rows::{Env, Place, evaluate};
-use crate::llvm::{Any, Elem, Float, FloatCmp, Int, Lanes, Vector};
+use crate::llvm::{Any, Elem, Float, FloatCmp, Int, IntCmp, Lanes, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::ops::nn::EmptyRow;
 use rsqc_ir::scalar::{Body, BodyBuilder, ReduceKind, ScalarOp, expand};
@@ -28,7 +28,7 @@ impl<'c> Code<'_, '_, 'c> {
         let exp = exponential();
         e.for_range(e.i64(0), self.count, e.i64(1), |row| {
             let max = self.score_row(&self.query(at, row), row, (t, count));
-            self.weight_row(&exp, row, count, max);
+            self.weight_row(&exp, row, (t, count), max);
         });
     }
 
@@ -44,8 +44,13 @@ impl<'c> Code<'_, '_, 'c> {
         });
         let (varying, uniform): (Vec<usize>, Vec<usize>) = (0..body.stmts.len()).partition(|i| varies[*i]);
         let mut env: Env<'c> = vec![None; body.stmts.len()];
-        let place = Place { at: at.clone(), element: zero };
-        evaluate(cx, body, &uniform, &mut env, &place, &|_, _| panic!("the score varies with the key"));
+        let place = Place {
+            at: at.clone(),
+            element: zero,
+        };
+        evaluate(cx, body, &uniform, &mut env, &place, &|_, _| {
+            panic!("the score varies with the key")
+        });
         let lowest = e.f32s(f32::NEG_INFINITY, LANES);
         let vector = e.vector_type(Elem::F32, LANES);
         let step = |i: Int<'c>, carried: &[Any<'c>], part: Lanes<'c>| {
@@ -56,7 +61,11 @@ impl<'c> Code<'_, '_, 'c> {
             let raw = e.load_aligned(vector, cell, 64).into_vector_value();
             let mut env = env.clone();
             evaluate(cx, body, &varying, &mut env, &place, &|_, _| raw);
-            let score = env.last().copied().flatten().expect("a score body has statements");
+            let score = env
+                .last()
+                .copied()
+                .flatten()
+                .expect("a score body has statements");
             let mut score = widen(e, score, LANES);
             if let Lanes::First(left) = part {
                 score = e.select(e.first_lanes(LANES, left), score, lowest);
@@ -68,12 +77,14 @@ impl<'c> Code<'_, '_, 'c> {
         let whole = e.and(count, e.i64(-i64::from(LANES)));
         let by = e.i64(i64::from(LANES));
         let max = e.fold(zero, whole, by, &[lowest.into()], |i, c| step(i, c, Lanes::All));
-        let max = e.fold(whole, count, by, &max, |i, c| step(i, c, Lanes::First(e.sub(count, i))));
+        let max = e.fold(whole, count, by, &max, |i, c| {
+            step(i, c, Lanes::First(e.sub(count, i)))
+        });
         finish_reduce(e, ReduceKind::Max, ScalarType::F32, max[0].into_vector_value())
     }
 
     /// `p = exp(score - m)` along a row, with the running maximum `m`.
-    fn weight_row(&self, exp: &Body, row: Int<'c>, count: Int<'c>, block_max: Vector<'c>) {
+    fn weight_row(&self, exp: &Body, row: Int<'c>, (t, count): (Int<'c>, Int<'c>), block_max: Vector<'c>) {
         let (e, l) = (self.cx.e, self.layout);
         let zero = e.i64(0);
         let sixteen = e.i64(16);
@@ -84,7 +95,12 @@ impl<'c> Code<'_, '_, 'c> {
         // While every score is -inf there is nothing to subtract: weights are exp(-inf) = 0.
         let lowest = e.f32s(f32::NEG_INFINITY, 1);
         let shift = e.select(e.fcmp(FloatCmp::OEQ, max, lowest), e.f32s(0.0, 1), max);
-        let alpha = self.exp(exp, e.fsub(old, shift));
+        // Before the first block there is nothing to scale.
+        let alpha = e.var(e.f32s(0.0, 1));
+        e.when(e.icmp(IntCmp::SGT, t, zero), || {
+            e.set(alpha, self.exp(exp, e.fsub(old, shift)))
+        });
+        let alpha: Vector<'c> = e.get(alpha);
         e.store_aligned(max, max_cell, 4);
         e.store_aligned(alpha, self.cell(l.alpha, row, sixteen, zero), 4);
         let shift = widen(e, shift, LANES);
@@ -92,13 +108,19 @@ impl<'c> Code<'_, '_, 'c> {
         let sum_cell = self.cell(l.sum, row, sixteen, zero);
         let sum = e.load_aligned(vector, sum_cell, 64).into_vector_value();
         let sum = e.fmul(sum, widen(e, alpha, LANES));
-        let sums = e.fold(zero, count, e.i64(i64::from(LANES)), &[sum.into()], |i, carried| {
-            let cell = self.cell(l.scores, row, e.i64(SCORE_ROW), i);
-            let score = e.load_aligned(vector, cell, 64).into_vector_value();
-            let weight = self.exp(exp, e.fsub(score, shift));
-            e.store_aligned(weight, cell, 64);
-            vec![e.fadd(carried[0].into_vector_value(), weight).into()]
-        });
+        let sums = e.fold(
+            zero,
+            count,
+            e.i64(i64::from(LANES)),
+            &[sum.into()],
+            |i, carried| {
+                let cell = self.cell(l.scores, row, e.i64(SCORE_ROW), i);
+                let score = e.load_aligned(vector, cell, 64).into_vector_value();
+                let weight = self.exp(exp, e.fsub(score, shift));
+                e.store_aligned(weight, cell, 64);
+                vec![e.fadd(carried[0].into_vector_value(), weight).into()]
+            },
+        );
         e.store_aligned(sums[0].into_vector_value(), sum_cell, 64);
     }
 
@@ -106,7 +128,10 @@ impl<'c> Code<'_, '_, 'c> {
         let e = self.cx.e;
         let all: Vec<usize> = (0..body.stmts.len()).collect();
         let mut env: Env<'c> = vec![None; body.stmts.len()];
-        let place = Place { at: Point::new(0), element: e.i64(0) };
+        let place = Place {
+            at: Point::new(0),
+            element: e.i64(0),
+        };
         evaluate(self.cx, body, &all, &mut env, &place, &|_, _| x);
         let y = env.last().copied().flatten().expect("a formula has statements");
         widen(e, y, lanes(x))

@@ -44,7 +44,13 @@ pub fn tile<'c>(
         let (at, from) = (carried[0].into_int_value(), carried[1].into_pointer_value());
         let mut next = vec![e.add(at, step).into(), e.at(from, b.k).into()];
         let column: Vec<Vector<'c>> = (0..vectors)
-            .map(|v| e.load_aligned(e.vector_type(Elem::F32, lanes), e.at_const(from, i64::from(v * lanes * 4)), 4))
+            .map(|v| {
+                e.load_aligned(
+                    e.vector_type(Elem::F32, lanes),
+                    e.at_const(from, i64::from(v * lanes * 4)),
+                    4,
+                )
+            })
             .map(|v| v.into_vector_value())
             .collect();
         for (r, base) in bases.iter().enumerate() {
@@ -62,5 +68,9 @@ pub fn tile<'c>(
 
 /// `a * b + c`, fused where the level can.
 fn multiply_add<'c>(e: &Emit<'c>, a: Vector<'c>, b: Vector<'c>, c: Vector<'c>) -> Vector<'c> {
-    if e.level().has_fma() { e.fma(a, b, c) } else { e.fadd(e.fmul(a, b), c) }
+    if e.level().has_fma() {
+        e.fma(a, b, c)
+    } else {
+        e.fadd(e.fmul(a, b), c)
+    }
 }

@@ -2,7 +2,9 @@
 
 use super::plan::{Phase, RowPlan};
 use crate::kernels::access::{Cx, Index, Point};
-use crate::kernels::body::{LANES, apply, combine, finish_reduce, from_memory, held, lanes, neutral, single, to_memory, widen};
+use crate::kernels::body::{
+    LANES, apply, combine, finish_reduce, from_memory, held, lanes, neutral, single, to_memory, widen,
+};
 use crate::llvm::{Any, Int, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::scalar::{Body, ScalarOp};
@@ -47,7 +49,9 @@ pub fn evaluate<'c>(
         let value = match &s.op {
             ScalarOp::Operand(n) => cx.load(*n, &place.at),
             ScalarOp::Anchor => anchor(cx, place),
-            ScalarOp::Index(a) => cx.index_value(place.at.axes[*a as usize].expect("a body names its own axes")),
+            ScalarOp::Index(a) => {
+                cx.index_value(place.at.axes[*a as usize].expect("a body names its own axes"))
+            }
             ScalarOp::Dim(d) => single(cx.e, cx.dim(d)),
             ScalarOp::Const(c) => cx.constant(*c),
             _ => {
@@ -112,7 +116,11 @@ impl<'c> RowCode<'_, '_, 'c> {
     }
 
     fn width(&self) -> u32 {
-        if self.cx.spec.region.row().is_empty() { 1 } else { LANES }
+        if self.cx.spec.region.row().is_empty() {
+            1
+        } else {
+            LANES
+        }
     }
 
     /// One place of a phase's loop.
@@ -122,19 +130,35 @@ impl<'c> RowCode<'_, '_, 'c> {
         let mut env = env.clone();
         for slot in &phase.reload {
             let (s, ty) = self.plan.kept[*slot];
-            let value = e.load_aligned(e.vector_type(held(ty), LANES), self.kept_at(*slot, place), self.align(ty));
+            let value = e.load_aligned(
+                e.vector_type(held(ty), LANES),
+                self.kept_at(*slot, place),
+                self.align(ty),
+            );
             let value = value.into_vector_value();
-            env[s] = Some(if ty == ScalarType::Bool { from_memory(e, ty, value) } else { value });
+            env[s] = Some(if ty == ScalarType::Bool {
+                from_memory(e, ty, value)
+            } else {
+                value
+            });
         }
         evaluate(cx, body, &phase.varying, &mut env, place, self.anchor);
         for slot in &phase.keep {
             let (s, ty) = self.plan.kept[*slot];
             let value = widen(e, value_of(&env, s), LANES);
-            let value = if ty == ScalarType::Bool { to_memory(e, ty, value) } else { value };
+            let value = if ty == ScalarType::Bool {
+                to_memory(e, ty, value)
+            } else {
+                value
+            };
             e.store_aligned(value, self.kept_at(*slot, place), self.align(ty));
         }
         for n in &phase.store {
-            cx.store(*n, value_of(&env, cx.spec.region.stores[*n].value.index()), &place.at);
+            cx.store(
+                *n,
+                value_of(&env, cx.spec.region.stores[*n].value.index()),
+                &place.at,
+            );
         }
         let mut next = Vec::with_capacity(sums.len());
         for ((i, kind), sum) in phase.reduce.iter().zip(sums) {
@@ -163,13 +187,20 @@ impl<'c> RowCode<'_, '_, 'c> {
 
     /// Alignment of a vector of kept values: rows of several axes may start anywhere.
     fn align(&self, ty: ScalarType) -> u32 {
-        if self.cx.spec.region.row_axes <= 1 { held(ty).bytes() * LANES } else { held(ty).bytes() }.min(64)
+        if self.cx.spec.region.row_axes <= 1 {
+            held(ty).bytes() * LANES
+        } else {
+            held(ty).bytes()
+        }
+        .min(64)
     }
 
     fn row_extent(&self) -> Int<'c> {
         let e = self.cx.e;
         let row = self.cx.spec.region.row();
-        row.map(|a| self.cx.extent(a)).reduce(|a, b| e.mul(a, b)).unwrap_or_else(|| e.i64(1))
+        row.map(|a| self.cx.extent(a))
+            .reduce(|a, b| e.mul(a, b))
+            .unwrap_or_else(|| e.i64(1))
     }
 
     /// Runs `step` along the row, carrying accumulators.
@@ -185,7 +216,10 @@ impl<'c> RowCode<'_, '_, 'c> {
         let zero = e.i64(0);
         match row.as_slice() {
             [] => {
-                let place = Place { at: outer.clone(), element: zero };
+                let place = Place {
+                    at: outer.clone(),
+                    element: zero,
+                };
                 step(&place, init)
             }
             [axis] => {
@@ -226,14 +260,26 @@ impl<'c> RowCode<'_, '_, 'c> {
         if known.is_none_or(|n| n >= i64::from(LANES)) {
             sums = e.fold(from, middle, by, &sums, |i, sums| {
                 let at = outer.with(axis, Index::Run(i));
-                step(&Place { at, element: e.add(element, i) }, sums)
+                step(
+                    &Place {
+                        at,
+                        element: e.add(element, i),
+                    },
+                    sums,
+                )
             });
         }
         if known.is_none_or(|n| n % i64::from(LANES) != 0) {
             sums = e.fold(middle, to, by, &sums, |i, sums| {
                 let mut at = outer.with(axis, Index::Run(i));
                 at.part = Lanes::First(e.sub(to, i));
-                step(&Place { at, element: e.add(element, i) }, sums)
+                step(
+                    &Place {
+                        at,
+                        element: e.add(element, i),
+                    },
+                    sums,
+                )
             });
         }
         sums
@@ -252,7 +298,14 @@ impl<'c> RowCode<'_, '_, 'c> {
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let [axis, rest @ ..] = rest else {
-            return self.vectors(outer, inner, (e.i64(0), self.cx.extent(inner)), element, init, step);
+            return self.vectors(
+                outer,
+                inner,
+                (e.i64(0), self.cx.extent(inner)),
+                element,
+                init,
+                step,
+            );
         };
         let below = rest.iter().chain([&inner]).map(|a| self.cx.extent(*a));
         let below = below.reduce(|a, b| e.mul(a, b)).expect("there is an inner axis");
@@ -264,7 +317,13 @@ impl<'c> RowCode<'_, '_, 'c> {
     }
 
     /// One loop over the elements of several axes, the indices of each lane taken apart.
-    fn flat(&self, outer: &Point<'c>, row: &[u32], init: &[Any<'c>], step: &mut Step<'_, 'c>) -> Vec<Any<'c>> {
+    fn flat(
+        &self,
+        outer: &Point<'c>,
+        row: &[u32],
+        init: &[Any<'c>],
+        step: &mut Step<'_, 'c>,
+    ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let total = self.row_extent();
         let zero = e.i64(0);
@@ -284,11 +343,23 @@ impl<'c> RowCode<'_, '_, 'c> {
         let by = e.i64(i64::from(LANES));
         let whole = e.and(total, e.i64(-i64::from(LANES)));
         let sums = e.fold(zero, whole, by, init, |i, sums| {
-            step(&Place { at: take_apart(i, Lanes::All), element: i }, sums)
+            step(
+                &Place {
+                    at: take_apart(i, Lanes::All),
+                    element: i,
+                },
+                sums,
+            )
         });
         e.fold(whole, total, by, &sums, |i, sums| {
             let part = Lanes::First(e.sub(total, i));
-            step(&Place { at: take_apart(i, part), element: i }, sums)
+            step(
+                &Place {
+                    at: take_apart(i, part),
+                    element: i,
+                },
+                sums,
+            )
         })
     }
 }

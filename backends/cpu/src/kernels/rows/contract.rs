@@ -23,7 +23,11 @@ pub fn contract<'c>(cx: &Cx<'_, 'c>, place: &Place<'c>) -> Vector<'c> {
         .collect();
     let moving = place.at.axes.iter().flatten().any(|i| !matches!(i, Index::At(_)));
     let width = if moving { LANES } else { 1 };
-    let elem = if acc == ScalarType::I32 { Elem::I32 } else { Elem::F32 };
+    let elem = if acc == ScalarType::I32 {
+        Elem::I32
+    } else {
+        Elem::F32
+    };
     let zero = e.vector_type(elem, width).const_zero();
     let product = |at: &Point<'c>, sum: Vector<'c>| {
         let factor = |n: u32| {

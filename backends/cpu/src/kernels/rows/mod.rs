@@ -38,7 +38,9 @@ impl Schedule {
     pub fn of(region: &Region) -> Schedule {
         let mut steps = 8 + region.body.stmts.len() as i64;
         if let Anchor::Contract { .. } = region.anchor {
-            let reduced: Dim = reduce_axes(region).map(|a| region.axes[a as usize].extent.clone()).product();
+            let reduced: Dim = reduce_axes(region)
+                .map(|a| region.axes[a as usize].extent.clone())
+                .product();
             steps += 2 * reduced.as_const().unwrap_or(256).clamp(1, 1 << 20);
         }
         Schedule {
@@ -52,13 +54,14 @@ impl Schedule {
         if self.whole_rows {
             return Dim::one();
         }
-        row.ceil_div(&Dim::from(self.tile_elements))
-            .larger(&Dim::one())
+        row.ceil_div(&Dim::from(self.tile_elements)).larger(&Dim::one())
     }
 
     /// Rows of a tile.
     fn rows(&self, row: &Dim) -> Dim {
-        Dim::from(self.tile_elements).floor_div(&row.larger(&Dim::one())).larger(&Dim::one())
+        Dim::from(self.tile_elements)
+            .floor_div(&row.larger(&Dim::one()))
+            .larger(&Dim::one())
     }
 
     /// Number of tiles of a region.
@@ -100,17 +103,27 @@ pub fn emit<'c>(e: &Emit<'c>, spec: &KernelSpec, schedule: Schedule) {
     };
     let one = e.i64(1);
     let extents = |axes: std::ops::Range<u32>| {
-        axes.map(|a| cx.extent(a)).reduce(|a, b| e.mul(a, b)).unwrap_or(one)
+        axes.map(|a| cx.extent(a))
+            .reduce(|a, b| e.mul(a, b))
+            .unwrap_or(one)
     };
     let row = extents(region.row());
     let rows = extents(region.outer());
     let size = e.i64(schedule.tile_elements);
-    let parts = if schedule.whole_rows { one } else { e.imax(e.div_ceil(row, size), one) };
+    let parts = if schedule.whole_rows {
+        one
+    } else {
+        e.imax(e.div_ceil(row, size), one)
+    };
     let rows_per_tile = e.imax(e.udiv(size, e.imax(row, one)), one);
     let by_parts = !schedule.whole_rows && region.row_axes == 1;
 
     e.for_range(e.tile_begin(), e.tile_end(), one, |tile| {
-        let (group, part) = if by_parts { (e.udiv(tile, parts), e.urem(tile, parts)) } else { (tile, e.i64(0)) };
+        let (group, part) = if by_parts {
+            (e.udiv(tile, parts), e.urem(tile, parts))
+        } else {
+            (tile, e.i64(0))
+        };
         let first = e.mul(group, rows_per_tile);
         let last = e.imin(e.add(first, rows_per_tile), rows);
         let range = by_parts.then(|| {
@@ -130,7 +143,11 @@ pub fn outer_point<'c>(cx: &Cx<'_, 'c>, number: Int<'c>) -> Point<'c> {
     let mut at = Point::new(region.axes.len());
     let mut left = number;
     for axis in region.outer().rev() {
-        let index = if axis == 0 { left } else { e.urem(left, cx.extent(axis)) };
+        let index = if axis == 0 {
+            left
+        } else {
+            e.urem(left, cx.extent(axis))
+        };
         if axis > 0 {
             left = e.udiv(left, cx.extent(axis));
         }

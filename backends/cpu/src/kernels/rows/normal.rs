@@ -38,7 +38,10 @@ pub fn normalize(spec: &KernelSpec) -> KernelSpec {
 /// once for several points (even if there is no such point: a row may be empty).
 pub fn needs_rows(r: &Region) -> bool {
     let stored_at = |a: u32| r.stores.iter().all(|s| s.access.uses(a));
-    has_reductions(&r.body) || !r.parallel().all(|a| r.axes[a as usize].extent.is(1) || stored_at(a))
+    has_reductions(&r.body)
+        || !r
+            .parallel()
+            .all(|a| r.axes[a as usize].extent.is(1) || stored_at(a))
 }
 
 /// Whether a body combines values over the row.
@@ -52,7 +55,9 @@ fn accesses(r: &Region) -> impl Iterator<Item = &Access> {
 }
 
 fn accesses_mut(r: &mut Region) -> impl Iterator<Item = &mut Access> {
-    r.operands.iter_mut().chain(r.stores.iter_mut().map(|s| &mut s.access))
+    r.operands
+        .iter_mut()
+        .chain(r.stores.iter_mut().map(|s| &mut s.access))
 }
 
 /// Whether the region names the axis otherwise than by striding along it.

@@ -105,7 +105,11 @@ impl Planner<'_> {
     fn plan(mut self) -> RowPlan {
         let live = self.live();
         let stmts = &self.region.body.stmts;
-        let last = (0..stmts.len()).filter(|i| live[*i]).map(|i| self.level[i]).max().unwrap_or(0);
+        let last = (0..stmts.len())
+            .filter(|i| live[*i])
+            .map(|i| self.level[i])
+            .max()
+            .unwrap_or(0);
         let mut phases: Vec<Phase> = vec![Phase::default(); last + 1];
         let mut uniform_stores = Vec::new();
         for (n, s) in self.region.stores.iter().enumerate() {
