@@ -238,3 +238,35 @@ fn quantization_keeps_the_signal() {
     let signal: f64 = a.iter().map(|x| x * x).sum();
     assert!(noise > 0.0 && signal / noise > 300.0, "{}", signal / noise);
 }
+
+/// An elementwise op that only tests know fuses wherever an elementwise op can, without any other change.
+#[cfg(feature = "test-ops")]
+#[test]
+fn an_unknown_elementwise_op_fuses_everywhere() {
+    use rsqc_ir::ops::reduce::{Reduce, Reduction};
+    use rsqc_ir::ops::test_only::TestMish;
+    type Host = fn(&mut Net, ValueId) -> ValueId;
+    let hosts: [(&str, Host); 4] = [
+        ("c", |n, x| linear(n, x, D, 8)),
+        ("r", norm),
+        ("r", |n, x| {
+            let op = Reduce {
+                kind: Reduction::Sum,
+                axes: vec![2],
+                keep: true,
+            };
+            n.op(op, &[x])
+        }),
+        ("p", |n, x| n.op(Mul {}, &[x, x])),
+    ];
+    for (kind, host) in hosts {
+        let mut n = Net::new(7);
+        let x = n.f32(&["b", "s", "32"]);
+        let h = host(&mut n, x);
+        let y = n.op(TestMish {}, &[h]);
+        let m = n.finish(&[y]);
+        let out = lowered(&m, "none");
+        assert_eq!(kinds(&out), kind);
+        assert_same(&m, &out, SHAPES, 1e-4);
+    }
+}

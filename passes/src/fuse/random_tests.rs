@@ -105,12 +105,7 @@ impl Gen {
             0 => self.net.try_op(Neg {}, &[x]),
             1 => self.net.try_op(Abs {}, &[x]),
             2 => self.net.try_op(Tanh {}, &[x]),
-            3 => self.net.try_op(
-                Gelu {
-                    kind: GeluKind::Erf,
-                },
-                &[x],
-            ),
+            3 => self.net.try_op(Gelu { kind: GeluKind::Erf }, &[x]),
             4 => {
                 let t = self.net.op(Tanh {}, &[x]);
                 self.net.try_op(Exp {}, &[t])
@@ -270,12 +265,9 @@ impl Gen {
             let data = (0..k * 6).map(|i| (i * 37 % 255 - 127) as i8).collect();
             let w = self.net.constant(&Tensor::new(vec![k as usize, 6], data));
             let acc = self.net.op(QMatMul {}, &[codes, w]);
-            let f = self.net.op(
-                rsqc_ir::ops::elementwise::Cast {
-                    to: ScalarType::F32,
-                },
-                &[acc],
-            );
+            let f = self
+                .net
+                .op(rsqc_ir::ops::elementwise::Cast { to: ScalarType::F32 }, &[acc]);
             self.net.try_op(Mul {}, &[f, p[1]])
         } else {
             self.net.try_op(Dequantize { qtype: q }, &[codes, p[1]])
@@ -310,7 +302,11 @@ impl Gen {
             )
         };
         let h = head(self, x);
-        let k = if self.rng.below(2) == 0 { h } else { self.net.op(Tanh {}, &[h]) };
+        let k = if self.rng.below(2) == 0 {
+            h
+        } else {
+            self.net.op(Tanh {}, &[h])
+        };
         let op = Attention {
             scale: 0.5,
             causal: (self.rng.below(2) == 0).then(Dim::zero),

@@ -5,6 +5,8 @@ mod expand_transcendentals;
 mod finish_lowering;
 mod lower_to_integer;
 mod simplify_bodies;
+#[cfg(test)]
+mod tests;
 
 pub use assign_layouts::AssignLayouts;
 pub use expand_transcendentals::ExpandTranscendentals;
