@@ -185,7 +185,7 @@ pub struct Module {
     pub symbols: SymbolTable,
     /// Run-time checks.
     pub checks: Vec<Check>,
-    /// What made this module: frontend, scheme, passes run (printed as comments of the text form's header).
+    /// What made this module: frontend, scheme, passes run (printed in the text form's header).
     pub provenance: Vec<String>,
 }
 

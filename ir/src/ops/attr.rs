@@ -20,7 +20,7 @@ pub enum Attr {
     Word(&'static str),
     /// A dim expression `{batch*2}`.
     Dim(Dim),
-    /// Dim expressions `{batch, 2}`.
+    /// Dim expressions `(batch, 2)`.
     Dims(Vec<Dim>),
     /// An element type.
     Elem(ScalarType),
@@ -28,7 +28,7 @@ pub enum Attr {
     Quant(QuantType),
     /// A region.
     Region(Box<Region>),
-    /// Tensor types `[f32[2], i8[3]]`.
+    /// Tensor types; not printed, they are the node's result types.
     Types(Vec<crate::types::TensorType>),
     /// Absent (an `Option` that is `None`); not printed.
     None,

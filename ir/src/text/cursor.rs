@@ -43,14 +43,10 @@ impl<'a> Cursor<'a> {
         Cursor { text, pos: 0 }
     }
 
-    /// Byte position, to go back to or to blame.
-    pub(crate) fn pos(&self) -> usize {
+    /// Byte position of the next token, to blame.
+    pub(crate) fn pos(&mut self) -> usize {
+        self.skip();
         self.pos
-    }
-
-    /// Goes back to an earlier [`Self::pos`].
-    pub(crate) fn seek(&mut self, pos: usize) {
-        self.pos = pos;
     }
 
     fn rest(&self) -> &'a str {
@@ -120,7 +116,7 @@ impl<'a> Cursor<'a> {
         let Some(after) = self.rest().strip_prefix(token) else {
             return false;
         };
-        let wordy = token.ends_with(is_word_tail);
+        let wordy = token.ends_with(|c| is_word_head(c) || c.is_ascii_digit());
         if wordy && after.starts_with(is_word_tail) {
             return false;
         }
@@ -156,10 +152,7 @@ impl<'a> Cursor<'a> {
 
     /// A decimal number without sign.
     pub(crate) fn unsigned(&mut self, what: &str) -> Parsed<u64> {
-        let at = {
-            self.skip();
-            self.pos
-        };
+        let at = self.pos();
         let digits = self.raw_while(|c| c.is_ascii_digit());
         if digits.is_empty() {
             return self.expected(what);
@@ -171,8 +164,7 @@ impl<'a> Cursor<'a> {
 
     /// A decimal integer, possibly negative.
     pub(crate) fn integer(&mut self, what: &str) -> Parsed<i64> {
-        self.skip();
-        let at = self.pos;
+        let at = self.pos();
         let negative = self.eat("-");
         let magnitude = i128::from(self.unsigned(what)?);
         let v = if negative { -magnitude } else { magnitude };
@@ -181,8 +173,7 @@ impl<'a> Cursor<'a> {
 
     /// A number below `limit`.
     pub(crate) fn below(&mut self, what: &str, limit: u64) -> Parsed<u32> {
-        self.skip();
-        let at = self.pos;
+        let at = self.pos();
         let v = self.unsigned(what)?;
         u32::try_from(v)
             .ok()

@@ -203,7 +203,7 @@ mod tests {
         let e = |t: &str| Dim::parse(t).expect_err("bad text").to_string();
         assert_eq!(e("a +"), "1:4: expected a dimension, found the end");
         assert_eq!(e("a b"), "1:3: expected an operator or the end, found `b`");
-        assert_eq!(e("floordiv(a, 0)"), "1:12: the divisor must be positive, found 0");
+        assert_eq!(e("floordiv(a, 0)"), "1:13: the divisor must be positive, found 0");
         assert_eq!(
             e("99999999999999999999"),
             "1:1: 99999999999999999999 is too large"
