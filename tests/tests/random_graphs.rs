@@ -35,6 +35,16 @@ fn has_float_products(m: &Module) -> bool {
     m.graph.node_ids().any(|n| float(&m.graph.node(n).op))
 }
 
+/// The nodes of a module, one a line, for messages.
+fn describe(m: &Module) -> String {
+    let g = &m.graph;
+    let line = |n: &rsqc_ir::Node| {
+        let ins: Vec<String> = n.inputs.iter().flatten().map(|v| format!("%{}:{}", v.0, g.ty(*v))).collect();
+        format!("%{} = {:?}({})\n", n.output().0, n.op, ins.join(", "))
+    };
+    g.topo_order().expect("acyclic").into_iter().map(|n| line(g.node(n))).collect()
+}
+
 fn check(seed: u64, scheme: &str) {
     let ops = 1 + (seed % 9) as usize;
     let original = random::module(seed, ops, Options { test_op: seed % 5 == 0 });
@@ -56,7 +66,8 @@ fn check(seed: u64, scheme: &str) {
         if scheme == "none" {
             for (w, o) in want.iter().zip(reference(&original, &inputs)) {
                 let d = relative_difference(&o, w);
-                assert!(d <= FLOAT_TOLERANCE, "seed {seed} b={b} s={s}: the passes change the result by {d:e}");
+                let ops = describe(&original);
+                assert!(d <= FLOAT_TOLERANCE, "seed {seed} b={b} s={s}: the passes change the result by {d:e}\n{ops}");
             }
         }
         for level in levels() {

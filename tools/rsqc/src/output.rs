@@ -55,6 +55,25 @@ pub fn write_atomically(
     result.map_err(fail)
 }
 
+/// The data file beside an `.rsq` file: its large constants.
+pub fn data_file(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bin");
+    name.into()
+}
+
+/// Writes a module as `.rsq` text, its large constants into the data file beside it.
+pub fn write_text_form(m: &rsqc_ir::Module, out: &Path, input: &Path) -> Result<(), Failure> {
+    let (text, data) = rsqc_ir::text::print_with_data(m);
+    let write = |path: &Path, bytes: &[u8]| {
+        write_atomically(path, &[input], |w| w.write_all(bytes).map_err(|e| plain(&e)))
+    };
+    if !data.is_empty() {
+        write(&data_file(out), &data)?;
+    }
+    write(out, text.as_bytes())
+}
+
 fn fill_and_persist(
     mut file: tempfile::NamedTempFile,
     path: &Path,

@@ -177,14 +177,12 @@ fn artifact(a: &Args, o: &CompileOptions, backend: &dyn Backend, out: &Path) -> 
 fn text(a: &Args, o: &CompileOptions, backend: &dyn Backend, out: &Path) -> Result<(), Failure> {
     let mut m = compiler::import(&a.model, &o.dims)?;
     compiler::lower(&mut m, &a.model, o, backend)?;
-    let text = match a.emit {
-        Emit::Rsq => String::new(),
-        form => {
-            let plan = rsqc_backend::build_plan(&m, backend).map_err(|d| Failure::from_diags(&a.model, &d))?;
-            let form = if form == Emit::Asm { TextForm::Asm } else { TextForm::LlvmIr };
-            backend.text(&plan.kernels, &o.levels, form).map_err(|d| Failure::from_diag(&a.model, d))?
-        }
-    };
+    if a.emit == Emit::Rsq {
+        return output::write_text_form(&m, out, &a.model);
+    }
+    let plan = rsqc_backend::build_plan(&m, backend).map_err(|d| Failure::from_diags(&a.model, &d))?;
+    let form = if a.emit == Emit::Asm { TextForm::Asm } else { TextForm::LlvmIr };
+    let text = backend.text(&plan.kernels, &o.levels, form).map_err(|d| Failure::from_diag(&a.model, d))?;
     output::write_atomically(out, &[&a.model], |w| w.write_all(text.as_bytes()).map_err(|e| e.kind().to_string()))
 }
 

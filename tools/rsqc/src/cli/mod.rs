@@ -4,7 +4,7 @@ mod bench;
 mod compile;
 mod eval;
 mod inspect;
-// mod opt;
+mod opt;
 mod run;
 mod schemes;
 mod selftest;
@@ -35,7 +35,7 @@ enum Command {
     Run(run::Args),
     Bench(bench::Args),
     Eval(eval::Args),
-    // Opt(opt::Args),
+    Opt(opt::Args),
     Inspect(inspect::Args),
     Selftest(selftest::Args),
     Schemes(schemes::Args),
@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
         Command::Run(a) => run::run(&a),
         Command::Bench(a) => bench::run(&a),
         Command::Eval(a) => eval::run(&a),
-        // Command::Opt(a) => opt::run(&a),
+        Command::Opt(a) => opt::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Selftest(a) => selftest::run(&a),
         Command::Schemes(a) => schemes::run(&a),

@@ -66,12 +66,9 @@ pub fn run(a: &Args) -> Result<(), Failure> {
     if a.time {
         eprint!("{}", report.table());
     }
-    let text = rsqc_ir::text::print(&m);
     match &a.output {
-        None => print_line(text.trim_end()),
-        Some(out) => output::write_atomically(out, &[&a.input], |w| {
-            w.write_all(text.as_bytes()).map_err(|e| e.kind().to_string())
-        }),
+        None => print_line(rsqc_ir::text::print(&m).trim_end()),
+        Some(out) => output::write_text_form(&m, out, &a.input),
     }
 }
 
@@ -81,5 +78,12 @@ fn load(path: &Path) -> Result<Module, Failure> {
     }
     let name = escape_path(path);
     let text = std::fs::read_to_string(path).map_err(|e| Failure::error(format!("{name}: cannot be read: {}", e.kind())))?;
-    rsqc_ir::text::parse(&text).map_err(|e| Failure::error(format!("{name}: {e}")))
+    let data = output::data_file(path);
+    let parsed = if data.exists() {
+        let bytes = rsqc_onnx::source::map_file(&data).map_err(|e| Failure::error(format!("{}: {e}", escape_path(&data))))?;
+        rsqc_ir::text::parse_with_data(&text, std::sync::Arc::new(bytes.to_vec()))
+    } else {
+        rsqc_ir::text::parse(&text)
+    };
+    parsed.map_err(|e| Failure::error(format!("{name}: {e}")))
 }
