@@ -32,3 +32,31 @@ pub fn nf4_encode(x: f32) -> u8 {
 pub fn nf4_decode(code: u8) -> f32 {
     NF4[usize::from(code & 15)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_thresholds_and_neighbours() {
+        for c in 0..16u8 {
+            assert_eq!(nf4_encode(nf4_decode(c)), c);
+        }
+        for (c, p) in NF4.windows(2).enumerate() {
+            let mid = (f64::from(p[0]) + f64::from(p[1])) / 2.0;
+            let (mut below, mut above) = (mid as f32, mid as f32);
+            while f64::from(below) > mid {
+                below = below.next_down();
+            }
+            while f64::from(above) <= mid {
+                above = above.next_up();
+            }
+            // On the threshold, or just below it, the lower code; just above it the upper one.
+            assert_eq!((nf4_encode(below), nf4_encode(above)), (c as u8, c as u8 + 1));
+        }
+        assert_eq!(
+            (nf4_encode(-9.0), nf4_encode(9.0), nf4_encode(f32::NAN)),
+            (0, 15, 0)
+        );
+    }
+}
