@@ -17,8 +17,9 @@ pub mod pipeline;
 pub mod registry;
 pub mod rewrite;
 pub mod scheme;
-mod stand_in;
 mod sweep;
+#[cfg(test)]
+mod framework_tests;
 #[cfg(test)]
 mod testing;
 

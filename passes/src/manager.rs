@@ -2,10 +2,9 @@
 
 use crate::check_numeric::{self, Snapshot};
 use crate::pass::{Budget, Effect, Env, LayerReport, Pass, PassCx};
-use crate::stand_in::{text, verify};
-use rsqc_ir::Module;
 use rsqc_ir::diag::{Blame, Diag};
 use rsqc_ir::eval::ReferenceExecutor;
+use rsqc_ir::{Module, text, verify};
 use similar::{ChangeTag, TextDiff};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -14,6 +14,8 @@ mod rules;
 mod window;
 
 #[cfg(test)]
+mod attention_tests;
+#[cfg(test)]
 mod rule_tests;
 #[cfg(test)]
 mod tests;
