@@ -560,3 +560,57 @@ fn expanded_transcendentals_run() {
         "exp, tanh",
     );
 }
+
+/// Weights `[19, 3, 3, 3]` are the left factor and move with the channel alone, so channels share each load.
+#[test]
+fn convolution_shares_loads_among_channels() {
+    let sizes: [(&str, i64); 6] = [("o", 19), ("y", 5), ("x", 21), ("c", 3), ("i", 3), ("j", 3)];
+    let axes = sizes.iter().enumerate().map(|(n, (name, extent))| Axis {
+        name: (*name).into(),
+        kind: if n < 3 {
+            AxisKind::Parallel
+        } else {
+            AxisKind::Reduce
+        },
+        extent: Dim::from(*extent),
+    });
+    let linear = |terms: &[(u32, i64)]| Access::linear(terms.iter().map(|(a, s)| (*a, Dim::from(*s))));
+    // The padded image is 7 x 23.
+    let image = linear(&[(1, 23), (2, 1), (3, 7 * 23), (4, 23), (5, 1)]);
+    let weights = linear(&[(0, 27), (3, 9), (4, 3), (5, 1)]);
+    let mut b = BodyBuilder::new();
+    let acc = b.anchor(ScalarType::F32);
+    let bias = b.operand(2, ScalarType::F32);
+    let y = b.add(acc, bias);
+    let zero = b.f32(0.0);
+    let y = b.max(y, zero);
+    let ty = |n: i64| TensorType::new(ScalarType::F32, vec![Dim::from(n)]);
+    let spec = KernelSpec {
+        region: Region {
+            axes: axes.collect(),
+            row_axes: 1,
+            operands: vec![weights, image, linear(&[(0, 1)])],
+            anchor: Anchor::Contract {
+                lhs: 0,
+                rhs: 1,
+                acc: ScalarType::F32,
+                pad: false,
+            },
+            body: b.finish().expect("typed"),
+            stores: vec![Store {
+                value: y,
+                access: linear(&[(0, 5 * 21), (1, 21), (2, 1)]),
+            }],
+        },
+        operands: vec![ty(19 * 27), ty(3 * 7 * 23), ty(19)],
+        operand_layouts: vec![None; 3],
+        results: vec![ty(19 * 5 * 21)],
+        result_layouts: vec![None],
+    };
+    assert!(rsqc_cpu::kernels::rows::Schedule::of(&spec.region).shared.is_some());
+    let mut random = Random(9);
+    let inputs = [19 * 27, 3 * 7 * 23, 19].map(|n| -> Vec<u8> {
+        (0..n).flat_map(|_| (random.below(9) as f32 - 4.0).to_le_bytes()).collect()
+    });
+    compare(&spec, &BTreeMap::new(), &inputs, &BTreeMap::new(), &exact, "convolution");
+}

@@ -7,7 +7,7 @@
 use super::body::{LANES, cast, constant, from_memory, lanes, single, stored, to_memory, widen};
 use crate::llvm::{Any, Elem, Emit, Int, IntCmp, Lanes, Ptr, Vector};
 use rsqc_backend::{DimSlot, KernelSpec, Params};
-use rsqc_ir::region::{Access, Clamp, Gather, Term};
+use rsqc_ir::region::{Access, Clamp, Gather, Region, Term};
 use rsqc_ir::scalar::ScalarConst;
 use rsqc_ir::{Dim, Layout, ScalarType};
 
@@ -53,6 +53,16 @@ impl<'c> Point<'c> {
     fn index(&self, axis: u32) -> Index<'c> {
         self.axes[axis as usize].expect("an access uses axes of its own loop nest only")
     }
+}
+
+/// Whether the address of operand `n` depends on an axis, directly or through a gather.
+pub fn moves(r: &Region, n: u32, axis: u32) -> bool {
+    let access = &r.operands[n as usize];
+    let gathers = access.gathers.iter();
+    access.uses(axis)
+        || gathers
+            .into_iter()
+            .any(|g| g.operand != n && moves(r, g.operand, axis))
 }
 
 /// How the lanes' offsets differ.

@@ -18,7 +18,7 @@ mod pack;
 mod softmax;
 mod tile;
 
-use super::access::{Cx, Index, Point};
+use super::access::{Cx, Index, Point, moves};
 use super::rows::{self, Place, RowCode, RowPlan};
 use crate::level::LevelFacts;
 use crate::llvm::{Elem, Emit, Float, Int, IntCmp, Lanes, Ptr, Vector};
@@ -77,7 +77,7 @@ impl AttentionKernel {
         let r = &spec.region;
         let a = anchor(r);
         let channel = r.parallel().end.checked_sub(1)?;
-        let reaches = |n: u32, axis: u32| uses(r, n, axis);
+        let reaches = |n: u32, axis: u32| moves(r, n, axis);
         let fits = r.row().contains(&channel)
             && !reaches(a.q, channel)
             && !reaches(a.k, channel)
@@ -160,16 +160,6 @@ impl AttentionKernel {
             code.rows(&plan);
         });
     }
-}
-
-/// Whether operand `n`'s address depends on an axis, directly or through a gather.
-fn uses(r: &Region, n: u32, axis: u32) -> bool {
-    let access = &r.operands[n as usize];
-    access.uses(axis)
-        || access
-            .gathers
-            .iter()
-            .any(|g| g.operand != n && uses(r, g.operand, axis))
 }
 
 /// Where things are in scratch.

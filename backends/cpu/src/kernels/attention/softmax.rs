@@ -1,7 +1,7 @@
 //! The softmax step of a block of keys: the score body, maxima, exponentials, sums of weights.
 
-use super::{Code, SCORE_ROW, uses};
-use crate::kernels::access::{Index, Point};
+use super::{Code, SCORE_ROW};
+use crate::kernels::access::{Index, Point, moves};
 use crate::kernels::body::{LANES, combine, finish_reduce, lanes, widen};
 use crate::kernels::rows::{Env, Place, evaluate};
 use crate::llvm::{Any, Elem, Float, FloatCmp, Int, IntCmp, Lanes, Vector};
@@ -38,7 +38,7 @@ impl<'c> Code<'_, '_, 'c> {
         let body = &self.a.score;
         let zero = e.i64(0);
         let varies = body.varying(&|op| match op {
-            ScalarOp::Operand(n) => uses(&cx.spec.region, *n, self.a.key),
+            ScalarOp::Operand(n) => moves(&cx.spec.region, *n, self.a.key),
             ScalarOp::Index(axis) => *axis == self.a.key,
             _ => true,
         });

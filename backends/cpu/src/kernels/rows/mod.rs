@@ -31,6 +31,8 @@ pub struct Schedule {
     pub tile_elements: i64,
     /// Whether rows are done in one piece.
     pub whole_rows: bool,
+    /// The axis along which steps of a contraction are done together.
+    pub shared: Option<u32>,
 }
 
 impl Schedule {
@@ -43,9 +45,11 @@ impl Schedule {
                 .product();
             steps += 2 * reduced.as_const().unwrap_or(256).clamp(1, 1 << 20);
         }
+        let whole_rows = needs_rows(region);
         Schedule {
             tile_elements: ((1 << 19) / steps).clamp(64, 16384) & !15,
-            whole_rows: needs_rows(region),
+            whole_rows,
+            shared: contract::shared_axis(region).filter(|_| !whole_rows && region.row_axes == 1),
         }
     }
 
@@ -57,18 +61,33 @@ impl Schedule {
         row.ceil_div(&Dim::from(self.tile_elements)).larger(&Dim::one())
     }
 
-    /// Rows of a tile.
+    /// Rows of a tile; where rows share a factor, blocks of rows.
     fn rows(&self, row: &Dim) -> Dim {
-        Dim::from(self.tile_elements)
+        Dim::from(self.tile_elements / self.block())
             .floor_div(&row.larger(&Dim::one()))
             .larger(&Dim::one())
+    }
+
+    /// Rows that are done together.
+    fn block(&self) -> i64 {
+        self.shared.map_or(1, |_| contract::SHARED)
+    }
+
+    /// Outer axes without the shared one.
+    fn outer(&self, region: &Region) -> impl DoubleEndedIterator<Item = u32> {
+        let shared = self.shared;
+        region.outer().filter(move |a| Some(*a) != shared)
     }
 
     /// Number of tiles of a region.
     pub fn tiles(&self, region: &Region) -> Dim {
         let row = region.extent(region.row());
-        let rows = region.extent(region.outer());
-        rows.ceil_div(&self.rows(&row)) * self.parts(&row)
+        let extent = |a: u32| region.axes[a as usize].extent.clone();
+        let blocks = self
+            .shared
+            .map_or(Dim::one(), |a| extent(a).ceil_div(&Dim::from(contract::SHARED)));
+        let rows: Dim = self.outer(region).map(extent).product();
+        (rows * blocks).ceil_div(&self.rows(&row)) * self.parts(&row)
     }
 }
 
@@ -102,20 +121,22 @@ pub fn emit<'c>(e: &Emit<'c>, spec: &KernelSpec, schedule: Schedule) {
         scratch: e.scratch(),
     };
     let one = e.i64(1);
-    let extents = |axes: std::ops::Range<u32>| {
-        axes.map(|a| cx.extent(a))
-            .reduce(|a, b| e.mul(a, b))
-            .unwrap_or(one)
+    let product = |axes: &mut dyn Iterator<Item = u32>| {
+        let extents = axes.map(|a| cx.extent(a));
+        extents.reduce(|a, b| e.mul(a, b)).unwrap_or(one)
     };
-    let row = extents(region.row());
-    let rows = extents(region.outer());
+    let row = product(&mut region.row());
+    let block = e.i64(contract::SHARED);
+    let blocks = schedule.shared.map_or(one, |a| e.div_ceil(cx.extent(a), block));
+    let rows = e.mul(product(&mut schedule.outer(region)), blocks);
     let size = e.i64(schedule.tile_elements);
     let parts = if schedule.whole_rows {
         one
     } else {
         e.imax(e.div_ceil(row, size), one)
     };
-    let rows_per_tile = e.imax(e.udiv(size, e.imax(row, one)), one);
+    let in_blocks = e.i64(schedule.tile_elements / schedule.block());
+    let rows_per_tile = e.imax(e.udiv(in_blocks, e.imax(row, one)), one);
     let by_parts = !schedule.whole_rows && region.row_axes == 1;
 
     e.for_range(e.tile_begin(), e.tile_end(), one, |tile| {
@@ -131,27 +152,32 @@ pub fn emit<'c>(e: &Emit<'c>, spec: &KernelSpec, schedule: Schedule) {
             (from, e.imin(e.add(from, size), row))
         });
         e.for_range(first, last, one, |number| {
-            code.emit(&outer_point(&cx, number), range);
+            let mut axes = schedule.outer(region);
+            match (schedule.shared, range) {
+                (Some(axis), Some(range)) => {
+                    let first = e.mul(e.urem(number, blocks), block);
+                    let at = outer_point(&cx, &mut axes, e.udiv(number, blocks));
+                    contract::emit_shared(&cx, &plan, &at, (axis, first), range);
+                }
+                _ => code.emit(&outer_point(&cx, &mut axes, number), range),
+            }
         });
     });
 }
 
-/// The point of row `number`: an index for every outer axis.
-pub fn outer_point<'c>(cx: &Cx<'_, 'c>, number: Int<'c>) -> Point<'c> {
+/// The point with number `number` among those of some axes, in row-major order.
+fn outer_point<'c>(
+    cx: &Cx<'_, 'c>,
+    axes: &mut dyn DoubleEndedIterator<Item = u32>,
+    number: Int<'c>,
+) -> Point<'c> {
     let e = cx.e;
-    let region = &cx.spec.region;
-    let mut at = Point::new(region.axes.len());
+    let mut at = Point::new(cx.spec.region.axes.len());
     let mut left = number;
-    for axis in region.outer().rev() {
-        let index = if axis == 0 {
-            left
-        } else {
-            e.urem(left, cx.extent(axis))
-        };
-        if axis > 0 {
-            left = e.udiv(left, cx.extent(axis));
-        }
-        at = at.with(axis, Index::At(index));
+    while let Some(axis) = axes.next_back() {
+        let extent = cx.extent(axis);
+        at = at.with(axis, Index::At(e.urem(left, extent)));
+        left = e.udiv(left, extent);
     }
     at
 }
