@@ -157,8 +157,11 @@ fn folders_are_passes_and_show_what_must_not_change() {
         }
     }
     for (name, (changed, kept)) in kinds {
+        // A pass that moves the module to another phase always changes something.
+        let pass = registry::parse(&name).unwrap_or_else(|d| panic!("{name}: {d}"));
+        let always = pass.iter().any(|p| p.phases().then.is_some());
         assert!(
-            changed > 0 && kept > 0,
+            changed > 0 && (kept > 0 || always),
             "{name}: {changed} files that change, {kept} that must not"
         );
     }
