@@ -112,7 +112,15 @@ pub fn hardmax(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
         (cx.reshape(x, flat)?, 1)
     };
     let shape = cx.shape(x).to_vec();
-    let best = cx.emit(ArgReduce { max: true, axis, keep: true, last: false }, &[x])?;
+    let best = cx.emit(
+        ArgReduce {
+            max: true,
+            axis,
+            keep: true,
+            last: false,
+        },
+        &[x],
+    )?;
     let mut line = vec![Dim::one(); shape.len()];
     line[axis] = shape[axis].clone();
     let iota = cx.push_fact(ScalarType::I64, Fact::of_index(line, Scalar::Int(index(axis))));

@@ -22,7 +22,9 @@ fn heads(cx: &mut Cx, x: V, count: i64) -> R<V> {
         Ok(d) if count > 0 => d[2].exact_div(&count.into()).map(|w| (d, w)),
         _ => None,
     };
-    let Some(([b, s, _], w)) = width else { return cx.fail(format!("an operand cannot be cut into {count} heads")) };
+    let Some(([b, s, _], w)) = width else {
+        return cx.fail(format!("an operand cannot be cut into {count} heads"));
+    };
     let split = cx.reshape(x, vec![b, s, count.into(), w])?;
     cx.transpose(split, &[0, 2, 1, 3])
 }
@@ -71,15 +73,24 @@ fn both(cx: &mut Cx, list: &[V]) -> R<Option<V>> {
 fn masks(cx: &mut Cx, c: &Call<'_>, queries: &Dim, keys: &Dim, past: &Dim) -> R<Masks> {
     let mut m = Masks::default();
     let shape = vec![queries.clone(), keys.clone()];
-    let (left, right) = (c.int(cx, "left_window_size", -1)?, c.int(cx, "right_window_size", -1)?);
+    let (left, right) = (
+        c.int(cx, "left_window_size", -1)?,
+        c.int(cx, "right_window_size", -1)?,
+    );
     let causal = c.int(cx, "is_causal", 0)? != 0;
     let lengths = c.opt(6);
     if left < -1 || right < -1 {
-        return cx.fail(format!("window sizes are {left} and {right}, expected -1 or more"));
+        return cx.fail(format!(
+            "window sizes are {left} and {right}, expected -1 or more"
+        ));
     }
     if let Some(v) = c.opt(3) {
         let v = padded_mask(cx, v, keys)?;
-        if cx.elem(v) == ScalarType::Bool { m.keep.push(v) } else { m.bias = Some(v) }
+        if cx.elem(v) == ScalarType::Bool {
+            m.keep.push(v)
+        } else {
+            m.bias = Some(v)
+        }
     }
     // Query i of this block stands at `offset + i`.
     let offset = match lengths {
@@ -91,7 +102,10 @@ fn masks(cx: &mut Cx, c: &Call<'_>, queries: &Dim, keys: &Dim, past: &Dim) -> R<
             let line = vec![Dim::one(), Dim::one(), Dim::one(), keys.clone()];
             let k = cx.push_fact(ScalarType::I64, Fact::of_index(line, Scalar::Int(index(3))));
             let inside = cx.elementwise(ir::Less {}, &[k, n])?;
-            let q = cx.push_fact(ScalarType::I64, Fact::of_elems(vec![], vec![Scalar::Int(queries.clone())]));
+            let q = cx.push_fact(
+                ScalarType::I64,
+                Fact::of_elems(vec![], vec![Scalar::Int(queries.clone())]),
+            );
             m.keep.push(inside);
             Some(cx.elementwise(ir::Sub {}, &[n, q])?)
         }
@@ -101,7 +115,11 @@ fn masks(cx: &mut Cx, c: &Call<'_>, queries: &Dim, keys: &Dim, past: &Dim) -> R<
         let v = match offset {
             None => {
                 let at = index(0) + past.clone();
-                let (a, b) = if keys_first { (index(1), at + shift.into()) } else { (at - Dim::from(shift), index(1)) };
+                let (a, b) = if keys_first {
+                    (index(1), at + shift.into())
+                } else {
+                    (at - Dim::from(shift), index(1))
+                };
                 let p = Prop::cmp(Cmp::Le, &a, &b, &shape, &cx.module.symbols);
                 cx.push_fact(ScalarType::Bool, Fact::of_index(shape.clone(), Scalar::Bool(p)))
             }
@@ -109,7 +127,10 @@ fn masks(cx: &mut Cx, c: &Call<'_>, queries: &Dim, keys: &Dim, past: &Dim) -> R<
                 let line = |cx: &mut Cx, axis: usize, extent: &Dim, shift: i64| {
                     let mut s = vec![Dim::one(); 4];
                     s[axis] = extent.clone();
-                    cx.push_fact(ScalarType::I64, Fact::of_index(s, Scalar::Int(index(axis) + shift.into())))
+                    cx.push_fact(
+                        ScalarType::I64,
+                        Fact::of_index(s, Scalar::Int(index(axis) + shift.into())),
+                    )
                 };
                 let k = line(cx, 3, keys, 0);
                 let q = line(cx, 2, queries, if keys_first { shift } else { -shift });
@@ -135,7 +156,9 @@ fn masks(cx: &mut Cx, c: &Call<'_>, queries: &Dim, keys: &Dim, past: &Dim) -> R<
 
 /// A mask shorter than the keys hides the rest.
 fn padded_mask(cx: &mut Cx, v: V, keys: &Dim) -> R<V> {
-    let Some(have) = cx.shape(v).last().cloned() else { return cx.fail("the mask has rank 0") };
+    let Some(have) = cx.shape(v).last().cloned() else {
+        return cx.fail("the mask has rank 0");
+    };
     if have == *keys || have.is(1) {
         return Ok(v);
     }
@@ -143,9 +166,19 @@ fn padded_mask(cx: &mut Cx, v: V, keys: &Dim) -> R<V> {
         let rank = cx.rank(v);
         let mut after = vec![Dim::zero(); rank];
         after[rank - 1] = keys.clone() - have;
-        let hidden = if cx.elem(v) == ScalarType::Bool { 0.0 } else { f64::NEG_INFINITY };
+        let hidden = if cx.elem(v) == ScalarType::Bool {
+            0.0
+        } else {
+            f64::NEG_INFINITY
+        };
         let fill = cx.lit(cx.elem(v), hidden);
-        return cx.emit(irs::Pad { before: vec![Dim::zero(); rank], after }, &[v, fill]);
+        return cx.emit(
+            irs::Pad {
+                before: vec![Dim::zero(); rank],
+                after,
+            },
+            &[v, fill],
+        );
     }
     cx.same_dim(&have, keys, "mask and keys")?;
     let mut want = cx.shape(v).to_vec();
@@ -164,7 +197,11 @@ pub fn attention(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let (mut k, mut v) = (heads(cx, k, kv_heads)?, heads(cx, v, kv_heads)?);
     for x in [q, k, v] {
         if cx.rank(x) != 4 || !cx.elem(x).is_float() {
-            return cx.fail(format!("an operand has type {} and rank {}, expected floats of rank 3 or 4", cx.elem(x), cx.rank(x)));
+            return cx.fail(format!(
+                "an operand has type {} and rank {}, expected floats of rank 3 or 4",
+                cx.elem(x),
+                cx.rank(x)
+            ));
         }
     }
     let mut past = Dim::zero();
@@ -203,7 +240,10 @@ fn scores(cx: &mut Cx, c: &Call<'_>, q: V, k: V) -> R<[V; 2]> {
     let raw = if scale >= 0.0 {
         // Both sides are scaled, so that neither overflows.
         let root = cx.lit(elem, scale.sqrt());
-        let (qs, ks) = (cx.elementwise(ir::Mul {}, &[q, root])?, cx.elementwise(ir::Mul {}, &[kt, root])?);
+        let (qs, ks) = (
+            cx.elementwise(ir::Mul {}, &[q, root])?,
+            cx.elementwise(ir::Mul {}, &[kt, root])?,
+        );
         product(cx, qs, ks)?
     } else {
         let s = product(cx, q, kt)?;
@@ -245,7 +285,14 @@ fn weigh(cx: &mut Cx, c: &Call<'_>, [raw, capped]: [V; 2], m: &Masks, v: V, mode
     if let Some(b) = bias {
         // A row without any key gives zeros.
         let rank = cx.rank(b) as i64;
-        let top = cx.emit(Reduce { kind: Reduction::Max, axes: vec![rank - 1], keep: true }, &[b])?;
+        let top = cx.emit(
+            Reduce {
+                kind: Reduction::Max,
+                axes: vec![rank - 1],
+                keep: true,
+            },
+            &[b],
+        )?;
         let empty = cx.elementwise(ir::Equal {}, &[top, hidden])?;
         let none = cx.lit(cx.elem(p), 0.0);
         p = cx.elementwise(ir::Where {}, &[empty, none, p])?;
@@ -256,7 +303,11 @@ fn weigh(cx: &mut Cx, c: &Call<'_>, [raw, capped]: [V; 2], m: &Masks, v: V, mode
         1 => capped,
         2 => masked,
         3 => p,
-        other => return cx.fail(format!("attribute 'qk_matmul_output_mode' is {other}, expected 0 to 3")),
+        other => {
+            return cx.fail(format!(
+                "attribute 'qk_matmul_output_mode' is {other}, expected 0 to 3"
+            ));
+        }
     };
     Ok((product(cx, p, v)?, seen))
 }
@@ -268,11 +319,17 @@ pub fn rotary(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let x = heads(cx, x, c.int(cx, "num_heads", 0)?)?;
     let dims = cx.shape(x).to_vec();
     let interleaved = c.int(cx, "interleaved", 0)? != 0;
-    let Some(width) = dims[3].as_const() else { return cx.unsupported("rotary embedding of symbolic width") };
+    let Some(width) = dims[3].as_const() else {
+        return cx.unsupported("rotary embedding of symbolic width");
+    };
     let part = match c.int(cx, "rotary_embedding_dim", 0)? {
         0 => width,
         n if (0..=width).contains(&n) && n % 2 == 0 => n,
-        n => return cx.fail(format!("attribute 'rotary_embedding_dim' is {n}, expected an even number up to {width}")),
+        n => {
+            return cx.fail(format!(
+                "attribute 'rotary_embedding_dim' is {n}, expected an even number up to {width}"
+            ));
+        }
     };
     if let Some(ids) = c.opt(3) {
         cos = cx.emit(rsqc_ir::ops::gather::Gather { axis: 0 }, &[cos, ids])?;
@@ -282,20 +339,39 @@ pub fn rotary(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     for t in &mut tables {
         let d = cx.shape(*t).to_vec();
         if d.len() != 3 || !d[2].is(part / 2) {
-            return cx.fail(format!("a table has rank {}, expected [batch, sequence, {}]", d.len(), part / 2));
+            return cx.fail(format!(
+                "a table has rank {}, expected [batch, sequence, {}]",
+                d.len(),
+                part / 2
+            ));
         }
         *t = cx.reshape(*t, vec![d[0].clone(), Dim::one(), d[1].clone(), d[2].clone()])?;
     }
     let cut = |cx: &mut Cx, start: i64, size: i64, step: i64| {
         let mut sizes = dims.clone();
         sizes[3] = size.into();
-        cx.slice(x, vec![Dim::zero(), Dim::zero(), Dim::zero(), start.into()], sizes, vec![1, 1, 1, step])
+        cx.slice(
+            x,
+            vec![Dim::zero(), Dim::zero(), Dim::zero(), start.into()],
+            sizes,
+            vec![1, 1, 1, step],
+        )
     };
     let half = part / 2;
-    let (a, b) = if interleaved { (cut(cx, 0, half, 2)?, cut(cx, 1, half, 2)?) } else { (cut(cx, 0, half, 1)?, cut(cx, half, half, 1)?) };
+    let (a, b) = if interleaved {
+        (cut(cx, 0, half, 2)?, cut(cx, 1, half, 2)?)
+    } else {
+        (cut(cx, 0, half, 1)?, cut(cx, half, half, 1)?)
+    };
     let [cos, sin] = tables;
-    let (ca, sb) = (cx.elementwise(ir::Mul {}, &[cos, a])?, cx.elementwise(ir::Mul {}, &[sin, b])?);
-    let (sa, cb) = (cx.elementwise(ir::Mul {}, &[sin, a])?, cx.elementwise(ir::Mul {}, &[cos, b])?);
+    let (ca, sb) = (
+        cx.elementwise(ir::Mul {}, &[cos, a])?,
+        cx.elementwise(ir::Mul {}, &[sin, b])?,
+    );
+    let (sa, cb) = (
+        cx.elementwise(ir::Mul {}, &[sin, a])?,
+        cx.elementwise(ir::Mul {}, &[cos, b])?,
+    );
     let real = cx.elementwise(ir::Sub {}, &[ca, sb])?;
     let imaginary = cx.elementwise(ir::Add {}, &[sa, cb])?;
     let mut parts = if interleaved {
@@ -312,6 +388,10 @@ pub fn rotary(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     if part < width {
         parts.push(cut(cx, part, width - part, 1)?);
     }
-    let y = if parts.len() == 1 { parts[0] } else { cx.emit(irs::Concat { axis: 3 }, &parts)? };
+    let y = if parts.len() == 1 {
+        parts[0]
+    } else {
+        cx.emit(irs::Concat { axis: 3 }, &parts)?
+    };
     Ok(vec![if original.len() == 3 { merged(cx, y)? } else { y }])
 }

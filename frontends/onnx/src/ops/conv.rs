@@ -159,9 +159,14 @@ fn last_window_starts_inside(cx: &Cx, x: V, w: &Window) -> R<bool> {
     let n = w.kernel.len();
     let (mut up, mut down) = (false, false);
     for i in 0..n {
-        let Some(e) = cx.shape(x)[2 + i].as_const() else { return Ok(true) };
+        let Some(e) = cx.shape(x)[2 + i].as_const() else {
+            return Ok(true);
+        };
         let span = (w.kernel[i] - 1).saturating_mul(w.dilations[i]).saturating_add(1);
-        let room = e.saturating_add(w.pads[i]).saturating_add(w.pads[n + i]).saturating_sub(span);
+        let room = e
+            .saturating_add(w.pads[i])
+            .saturating_add(w.pads[n + i])
+            .saturating_sub(span);
         let more = (room.max(0) + w.strides[i] - 1) / w.strides[i];
         if room % w.strides[i] != 0 {
             let inside = more.saturating_mul(w.strides[i]) < e.saturating_add(w.pads[i]);

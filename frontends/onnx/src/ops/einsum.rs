@@ -20,7 +20,11 @@ struct Term {
 
 /// Einsum.
 pub fn einsum(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
-    let equation: String = c.text(cx, "equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
+    let equation: String = c
+        .text(cx, "equation", "")?
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect();
     let ins = c.all(cx)?;
     let (left, right) = match equation.split_once("->") {
         Some((l, r)) => (l, Some(r.to_owned())),
@@ -28,12 +32,23 @@ pub fn einsum(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     };
     let parts: Vec<&str> = left.split(',').collect();
     if parts.len() != ins.len() || equation.len() > 1000 {
-        return cx.fail(format!("equation '{}' has {} operands, the node has {}", escape(&equation), parts.len(), ins.len()));
+        return cx.fail(format!(
+            "equation '{}' has {} operands, the node has {}",
+            escape(&equation),
+            parts.len(),
+            ins.len()
+        ));
     }
     let widest = parts
         .iter()
         .zip(&ins)
-        .map(|(p, &v)| if p.contains("...") { (cx.rank(v) + 3).saturating_sub(p.len()) } else { 0 })
+        .map(|(p, &v)| {
+            if p.contains("...") {
+                (cx.rank(v) + 3).saturating_sub(p.len())
+            } else {
+                0
+            }
+        })
         .max()
         .unwrap_or(0);
     let mut terms = Vec::new();
@@ -43,24 +58,41 @@ pub fn einsum(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     }
     let result = match right {
         Some(r) => {
-            let rank = if r.contains("...") { r.len() - 3 + widest } else { r.len() };
+            let rank = if r.contains("...") {
+                r.len() - 3 + widest
+            } else {
+                r.len()
+            };
             expand_ellipsis(cx, &r, rank, widest)?
         }
         None => implicit(&terms),
     };
     if result.iter().any(|l| !terms.iter().any(|t| t.labels.contains(l))) {
-        return cx.fail(format!("equation '{}' has a result index that no operand has", escape(&equation)));
+        return cx.fail(format!(
+            "equation '{}' has a result index that no operand has",
+            escape(&equation)
+        ));
     }
     let mut terms = terms.into_iter();
-    let Some(mut total) = terms.next() else { return cx.fail("has no operands") };
+    let Some(mut total) = terms.next() else {
+        return cx.fail("has no operands");
+    };
     let rest: Vec<Term> = terms.collect();
     for (i, next) in rest.iter().enumerate() {
-        let later: BTreeSet<char> = rest[i + 1..].iter().flat_map(|t| t.labels.iter()).chain(&result).copied().collect();
+        let later: BTreeSet<char> = rest[i + 1..]
+            .iter()
+            .flat_map(|t| t.labels.iter())
+            .chain(&result)
+            .copied()
+            .collect();
         total = multiply(cx, total, next, &later)?;
     }
     let keep: BTreeSet<char> = result.iter().copied().collect();
     let total = sum_out(cx, total, &keep)?;
-    let perm: Vec<usize> = result.iter().filter_map(|l| total.labels.iter().position(|m| m == l)).collect();
+    let perm: Vec<usize> = result
+        .iter()
+        .filter_map(|l| total.labels.iter().position(|m| m == l))
+        .collect();
     Ok(vec![cx.transpose(total.v, &perm)?])
 }
 
@@ -112,12 +144,25 @@ fn implicit(terms: &[Term]) -> Vec<char> {
 
 /// Sums over the labels that are not kept.
 fn sum_out(cx: &mut Cx, t: Term, keep: &BTreeSet<char>) -> R<Term> {
-    let axes: Vec<i64> = (0..t.labels.len()).filter(|&a| !keep.contains(&t.labels[a])).map(|a| a as i64).collect();
+    let axes: Vec<i64> = (0..t.labels.len())
+        .filter(|&a| !keep.contains(&t.labels[a]))
+        .map(|a| a as i64)
+        .collect();
     if axes.is_empty() {
         return Ok(t);
     }
-    let v = cx.emit(Reduce { kind: Reduction::Sum, axes, keep: false }, &[t.v])?;
-    Ok(Term { v, labels: t.labels.into_iter().filter(|l| keep.contains(l)).collect() })
+    let v = cx.emit(
+        Reduce {
+            kind: Reduction::Sum,
+            axes,
+            keep: false,
+        },
+        &[t.v],
+    )?;
+    Ok(Term {
+        v,
+        labels: t.labels.into_iter().filter(|l| keep.contains(l)).collect(),
+    })
 }
 
 /// One product; what neither the result nor a later operand has is summed.
@@ -125,7 +170,14 @@ fn multiply(cx: &mut Cx, a: Term, b: &Term, later: &BTreeSet<char>) -> R<Term> {
     let in_a: BTreeSet<char> = a.labels.iter().copied().collect();
     let in_b: BTreeSet<char> = b.labels.iter().copied().collect();
     let a = sum_out(cx, a, &later.union(&in_b).copied().collect())?;
-    let b = sum_out(cx, Term { v: b.v, labels: b.labels.clone() }, &later.union(&in_a).copied().collect())?;
+    let b = sum_out(
+        cx,
+        Term {
+            v: b.v,
+            labels: b.labels.clone(),
+        },
+        &later.union(&in_a).copied().collect(),
+    )?;
     let pick = |of: &Term, other: &Term, shared: bool, kept: bool| -> Vec<char> {
         let fits = |l: &&char| other.labels.contains(l) == shared && later.contains(l) == kept;
         of.labels.iter().filter(fits).copied().collect()
@@ -151,7 +203,11 @@ fn multiply(cx: &mut Cx, a: Term, b: &Term, later: &BTreeSet<char>) -> R<Term> {
     }
     let mut sides = Vec::new();
     for (t, outer, inner_last) in [(&a, &rows, true), (&b, &columns, false)] {
-        let (x, y) = if inner_last { (outer, &inner) } else { (&inner, outer) };
+        let (x, y) = if inner_last {
+            (outer, &inner)
+        } else {
+            (&inner, outer)
+        };
         let order: Vec<char> = batch.iter().chain(x).chain(y).copied().collect();
         let v = permuted(cx, t, &order)?;
         let product_of = |cx: &Cx, list: &[char]| list.iter().map(|l| extent(cx, t, l)).product::<Dim>();
@@ -164,11 +220,17 @@ fn multiply(cx: &mut Cx, a: Term, b: &Term, later: &BTreeSet<char>) -> R<Term> {
     let mut shape = cx.shape(v)[..lead].to_vec();
     shape.extend(rows.iter().map(|l| extent(cx, &a, l)));
     shape.extend(columns.iter().map(|l| extent(cx, &b, l)));
-    Ok(Term { v: cx.reshape(v, shape)?, labels })
+    Ok(Term {
+        v: cx.reshape(v, shape)?,
+        labels,
+    })
 }
 
 /// The operand with its axes in the order of `labels`.
 fn permuted(cx: &mut Cx, t: &Term, labels: &[char]) -> R<V> {
-    let perm: Vec<usize> = labels.iter().filter_map(|l| t.labels.iter().position(|m| m == l)).collect();
+    let perm: Vec<usize> = labels
+        .iter()
+        .filter_map(|l| t.labels.iter().position(|m| m == l))
+        .collect();
     cx.transpose(t.v, &perm)
 }

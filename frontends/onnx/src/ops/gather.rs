@@ -11,17 +11,21 @@ use crate::facts::{self, Cmp, Content, Fact, Scalar, decide, index, index_axis};
 pub fn gather(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let (x, i) = (c.input(cx, 0)?, c.input(cx, 1)?);
     let axis = c.axis(cx, "axis", 0, cx.rank(x))?;
+    Ok(vec![gather_axis(cx, x, i, axis)?])
+}
+
+fn gather_axis(cx: &mut Cx, x: V, i: V, axis: usize) -> R<V> {
     let i = normalise(cx, x, axis, i)?;
     let fact = cx.fact(i);
     if let (Some(data), Some(ix)) = (cx.fact(x), &fact)
         && let Some(f) = data.gather(axis, ix)
     {
         let elem = cx.elem(x);
-        return Ok(vec![cx.push_fact(elem, f)]);
+        return Ok(cx.push_fact(elem, f));
     }
     if let Some(ix) = &fact {
         if let Some(v) = contiguous(cx, x, axis, ix)? {
-            return Ok(vec![v]);
+            return Ok(v);
         }
         if let Some(Scalar::Int(e)) = ix.expression() {
             let shape = gathered_shape(cx.shape(x), axis, &ix.shape);
@@ -36,11 +40,11 @@ pub fn gather(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
                 exprs[axis] = e;
             }
             if let Some(v) = view(cx, x, &exprs, &shape)? {
-                return Ok(vec![v]);
+                return Ok(v);
             }
         }
     }
-    Ok(vec![cx.emit(ir::Gather { axis }, &[x, i])?])
+    cx.gather(x, i, axis)
 }
 
 fn gathered_shape(data: &[Dim], axis: usize, ix: &[Dim]) -> Vec<Dim> {
@@ -125,6 +129,13 @@ fn plain_view(cx: &mut Cx, x: V, exprs: &[Dim], shape: &[Dim]) -> R<Option<V>> {
     let mut placed = vec![Dim::one(); shape.len()];
     let mut next = 0;
     for (e, d) in exprs.iter().zip(&dims) {
+        // An index over a whole symbolic extent, into an extent that is only a name: exporters name the same dim twice.
+        if let (Some((start, Some((axis, 1)))), Some(_)) = (affine(e), d.as_symbol())
+            && start.is(0)
+            && shape[axis].as_const().is_none()
+        {
+            cx.same_dim(d, &shape[axis].clone(), "gathered extent")?;
+        }
         let symbols = &cx.module.symbols;
         let inside = decide(Cmp::Le, &Dim::zero(), e, shape, symbols) == Some(true)
             && decide(Cmp::Lt, e, d, shape, symbols) == Some(true);
@@ -213,6 +224,11 @@ fn unflatten(cx: &mut Cx, x: V, exprs: &[Dim]) -> R<Option<(V, Vec<Dim>)>> {
 pub fn gather_elements(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let (x, i) = (c.input(cx, 0)?, c.input(cx, 1)?);
     let axis = c.axis(cx, "axis", 0, cx.rank(x))?;
+    if let Some(s) = cx.fact(x).and_then(|f| f.splat()) {
+        // All elements are the same.
+        let (elem, shape) = (cx.elem(x), cx.shape(i).to_vec());
+        return Ok(vec![cx.push_fact(elem, Fact::of_index(shape, s))]);
+    }
     Ok(vec![cx.emit(ir::GatherElements { axis }, &[x, i])?])
 }
 
@@ -228,6 +244,12 @@ pub fn gather_nd(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
             "attribute 'batch_dims' is {batch}, expected less than both ranks"
         ));
     };
+    let pairs = cx.shape(i).to_vec();
+    if batch_dims == 0 && pairs.last().is_some_and(|d| d.is(1)) && cx.rank(x) > 0 {
+        // Tuples of one index: a gather along the first axis.
+        let flat = cx.reshape(i, pairs[..pairs.len() - 1].to_vec())?;
+        return Ok(vec![gather_axis(cx, x, flat, 0)?]);
+    }
     if let Some(Fact {
         shape,
         content: Content::Tuples(columns),

@@ -93,10 +93,18 @@ fn logical(
 
 /// The conjunction of two truth values.
 pub fn conjunction(cx: &mut Cx, ins: [V; 2]) -> R<V> {
-    logical_values(cx, ins, ir::And {}.into(), Absorb::Neutral(true), |a, b| Some(a.and(b)))
+    logical_values(cx, ins, ir::And {}.into(), Absorb::Neutral(true), |a, b| {
+        Some(a.and(b))
+    })
 }
 
-fn logical_values(cx: &mut Cx, ins: [V; 2], op: Op, absorb: Absorb, f: fn(Prop, Prop) -> Option<Prop>) -> R<V> {
+fn logical_values(
+    cx: &mut Cx,
+    ins: [V; 2],
+    op: Op,
+    absorb: Absorb,
+    f: fn(Prop, Prop) -> Option<Prop>,
+) -> R<V> {
     if let Some(&v) = ins.iter().find(|&&v| cx.elem(v) != ScalarType::Bool) {
         return cx.fail(format!("an operand has type {}, expected bool", cx.elem(v)));
     }
@@ -185,17 +193,28 @@ pub fn bit_shift(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let [x, n] = operands(cx, c)?;
     let elem = cx.elem(x);
     if !elem.is_int() || elem != cx.elem(n) {
-        return cx.fail(format!("operands have types {elem} and {}, expected one integer type", cx.elem(n)));
+        return cx.fail(format!(
+            "operands have types {elem} and {}, expected one integer type",
+            cx.elem(n)
+        ));
     }
     let left = match c.text(cx, "direction", "")?.as_str() {
         "LEFT" => true,
         "RIGHT" => false,
-        other => return cx.fail(format!("attribute 'direction' is '{}'", crate::error::escape(other))),
+        other => {
+            return cx.fail(format!(
+                "attribute 'direction' is '{}'",
+                crate::error::escape(other)
+            ));
+        }
     };
     // 2^n is exact in f64; shifts by the width or more give 0.
     let (two, wide) = (cx.lit(ScalarType::F64, 2.0), cx.cast(n, ScalarType::F64)?);
     let power = cx.elementwise(ir::Pow {}, &[two, wide])?;
-    let (width, zero) = (cx.lit(ScalarType::F64, 8.0 * elem.size() as f64), cx.lit(elem, 0.0));
+    let (width, zero) = (
+        cx.lit(ScalarType::F64, 8.0 * elem.size() as f64),
+        cx.lit(elem, 0.0),
+    );
     let power = cx.cast(power, ScalarType::U64)?;
     let power = cx.cast(power, elem)?;
     let y = if left {
@@ -206,8 +225,23 @@ pub fn bit_shift(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
         let whole = cx.elementwise(ir::Sub {}, &[x, rest])?;
         cx.elementwise(ir::Div {}, &[whole, power])?
     };
-    let inside = cx.elementwise(ir::Less {}, &[wide, width])?;
-    Ok(vec![cx.elementwise(ir::Where {}, &[inside, y, zero])?])
+    let (below, negative) = (
+        cx.lit(ScalarType::F64, 0.0),
+        cx.elementwise(ir::Less {}, &[x, zero])?,
+    );
+    let (fits, starts) = (
+        cx.elementwise(ir::Less {}, &[wide, width])?,
+        cx.elementwise(ir::LessEqual {}, &[below, wide])?,
+    );
+    let inside = cx.elementwise(ir::And {}, &[fits, starts])?;
+    // Shifted out altogether: zeros, or copies of the sign.
+    let rest = if left || !elem.is_signed_int() {
+        zero
+    } else {
+        let ones = cx.lit(elem, -1.0);
+        cx.elementwise(ir::Where {}, &[negative, ones, zero])?
+    };
+    Ok(vec![cx.elementwise(ir::Where {}, &[inside, y, rest])?])
 }
 
 /// IsNaN.

@@ -311,7 +311,12 @@ pub fn space_to_depth(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let perm = match c.text(cx, "mode", "DCR")?.as_str() {
         "DCR" => [0, 3, 5, 1, 2, 4],
         "CRD" => [0, 1, 3, 5, 2, 4],
-        other => return cx.fail(format!("attribute 'mode' is '{}', expected DCR or CRD", crate::error::escape(other))),
+        other => {
+            return cx.fail(format!(
+                "attribute 'mode' is '{}', expected DCR or CRD",
+                crate::error::escape(other)
+            ));
+        }
     };
     let y = cx.transpose(y, &perm)?;
     Ok(vec![cx.reshape(y, vec![n, ch * b.clone() * b, h, w])?])

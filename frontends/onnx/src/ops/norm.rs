@@ -268,11 +268,28 @@ pub fn lp(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
 pub fn mean_variance(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let x = c.input(cx, 0)?;
     let list = c.ints(cx, "axes")?.unwrap_or_else(|| vec![0, 2, 3]);
-    let axes = crate::call::axes(cx, &list, cx.rank(x))?.into_iter().map(|a| a as i64).collect::<Vec<_>>();
-    let mean = cx.emit(Reduce { kind: Reduction::Mean, axes: axes.clone(), keep: true }, &[x])?;
+    let axes = crate::call::axes(cx, &list, cx.rank(x))?
+        .into_iter()
+        .map(|a| a as i64)
+        .collect::<Vec<_>>();
+    let mean = cx.emit(
+        Reduce {
+            kind: Reduction::Mean,
+            axes: axes.clone(),
+            keep: true,
+        },
+        &[x],
+    )?;
     let centred = cx.elementwise(ir::Sub {}, &[x, mean])?;
     let square = cx.elementwise(ir::Mul {}, &[centred, centred])?;
-    let var = cx.emit(Reduce { kind: Reduction::Mean, axes, keep: true }, &[square])?;
+    let var = cx.emit(
+        Reduce {
+            kind: Reduction::Mean,
+            axes,
+            keep: true,
+        },
+        &[square],
+    )?;
     let std = cx.elementwise(ir::Sqrt {}, &[var])?;
     let tiny = cx.lit(cx.elem(x), 1e-9);
     let d = cx.elementwise(ir::Add {}, &[std, tiny])?;
@@ -283,7 +300,11 @@ pub fn mean_variance(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
 pub fn lrn(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let x = c.input(cx, 0)?;
     let size = c.int(cx, "size", 0)?;
-    let (alpha, beta, bias) = (c.float(cx, "alpha", 1e-4)?, c.float(cx, "beta", 0.75)?, c.float(cx, "bias", 1.0)?);
+    let (alpha, beta, bias) = (
+        c.float(cx, "alpha", 1e-4)?,
+        c.float(cx, "beta", 0.75)?,
+        c.float(cx, "bias", 1.0)?,
+    );
     let (elem, dims) = (cx.elem(x), cx.shape(x).to_vec());
     if !(1..1 << 16).contains(&size) || dims.len() < 2 {
         return cx.fail(format!("attribute 'size' is {size} for rank {}", dims.len()));
@@ -291,7 +312,15 @@ pub fn lrn(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let (before, after) = ((size - 1) / 2, size / 2);
     let square = cx.elementwise(ir::Mul {}, &[x, x])?;
     // The mean over a window that counts its padding is the sum over the window divided by its size.
-    let flat = cx.reshape(square, vec![dims[0].clone(), Dim::one(), dims[1].clone(), dims[2..].iter().product()])?;
+    let flat = cx.reshape(
+        square,
+        vec![
+            dims[0].clone(),
+            Dim::one(),
+            dims[1].clone(),
+            dims[2..].iter().product(),
+        ],
+    )?;
     let pool = Pool {
         kind: PoolKind::AverageWithPad,
         kernel: vec![size, 1],
@@ -301,9 +330,21 @@ pub fn lrn(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
         ceil: false,
     };
     let mean = cx.emit(pool, &[flat])?;
-    let mean = cx.coerce(mean, &[dims[0].clone(), Dim::one(), dims[1].clone(), dims[2..].iter().product()])?;
+    let mean = cx.coerce(
+        mean,
+        &[
+            dims[0].clone(),
+            Dim::one(),
+            dims[1].clone(),
+            dims[2..].iter().product(),
+        ],
+    )?;
     let mean = cx.reshape(mean, dims)?;
-    let (alpha, beta, bias) = (cx.lit(elem, alpha.into()), cx.lit(elem, beta.into()), cx.lit(elem, bias.into()));
+    let (alpha, beta, bias) = (
+        cx.lit(elem, alpha.into()),
+        cx.lit(elem, beta.into()),
+        cx.lit(elem, bias.into()),
+    );
     let d = cx.elementwise(ir::Mul {}, &[mean, alpha])?;
     let d = cx.elementwise(ir::Add {}, &[d, bias])?;
     let d = cx.elementwise(ir::Pow {}, &[d, beta])?;

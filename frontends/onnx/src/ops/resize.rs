@@ -60,8 +60,16 @@ pub fn resize(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let old = c.opset < 11;
     let plan = Plan {
         mode: c.text(cx, "mode", "nearest")?,
-        transform: if old { "asymmetric".into() } else { c.text(cx, "coordinate_transformation_mode", "half_pixel")? },
-        nearest: if old { "floor".into() } else { c.text(cx, "nearest_mode", "round_prefer_floor")? },
+        transform: if old {
+            "asymmetric".into()
+        } else {
+            c.text(cx, "coordinate_transformation_mode", "half_pixel")?
+        },
+        nearest: if old {
+            "floor".into()
+        } else {
+            c.text(cx, "nearest_mode", "round_prefer_floor")?
+        },
         cubic: f64::from(c.float(cx, "cubic_coeff_a", -0.75)?),
         exclude_outside: c.int(cx, "exclude_outside", 0)? != 0,
         extrapolation: f64::from(c.float(cx, "extrapolation_value", 0.0)?),
@@ -71,22 +79,42 @@ pub fn resize(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
     let list = match c.ints(cx, "axes")? {
         Some(l) => {
             axes(cx, &l, cx.rank(x))?;
-            l.iter().map(|&a| axis(cx, a, cx.rank(x))).collect::<R<Vec<_>>>()?
+            l.iter()
+                .map(|&a| axis(cx, a, cx.rank(x)))
+                .collect::<R<Vec<_>>>()?
         }
         None => (0..cx.rank(x)).collect(),
     };
     let given = |v: Option<V>, cx: &Cx| v.filter(|&v| !cx.shape(v).iter().any(|d| d.is(0)));
-    let (roi, scales, sizes) = if old { (None, c.opt(1), None) } else { (c.opt(1), c.opt(2), c.opt(3)) };
-    let roi = given(roi, cx).map(|v| floats(cx, v, "the region of interest")).transpose()?;
+    let (roi, scales, sizes) = if old {
+        (None, c.opt(1), None)
+    } else {
+        (c.opt(1), c.opt(2), c.opt(3))
+    };
+    let roi = given(roi, cx)
+        .map(|v| floats(cx, v, "the region of interest"))
+        .transpose()?;
     let scales = given(scales, cx).map(|v| floats(cx, v, "scales")).transpose()?;
     let mut sizes = given(sizes, cx).map(|v| const_ints(cx, v, "sizes")).transpose()?;
     let mut scales = scales;
     if let (Some(s), "not_larger" | "not_smaller") = (&sizes, policy.as_str()) {
         let dims = extents(cx, x)?;
-        let ratios: Vec<f64> = s.iter().zip(&list).map(|(s, &a)| *s as f64 / dims[a] as f64).collect();
-        let fold = if policy == "not_larger" { f64::min } else { f64::max };
+        let ratios: Vec<f64> = s
+            .iter()
+            .zip(&list)
+            .map(|(s, &a)| *s as f64 / dims[a] as f64)
+            .collect();
+        let fold = if policy == "not_larger" {
+            f64::min
+        } else {
+            f64::max
+        };
         let ratio = ratios.into_iter().reduce(fold).unwrap_or(1.0);
-        sizes = Some(list.iter().map(|&a| (ratio * dims[a] as f64 + 0.5).floor() as i64).collect());
+        sizes = Some(
+            list.iter()
+                .map(|&a| (ratio * dims[a] as f64 + 0.5).floor() as i64)
+                .collect(),
+        );
         scales = Some(vec![ratio; list.len()]);
     } else if sizes.is_some() && scales.is_some() {
         return cx.fail("both scales and sizes are given");
@@ -109,11 +137,25 @@ fn extents(cx: &Cx, x: V) -> R<Vec<i64>> {
     }
 }
 
-fn run(cx: &mut Cx, x: V, plan: &Plan, list: &[usize], scales: Option<Vec<f64>>, sizes: Option<Vec<i64>>, roi: Option<Vec<f64>>) -> R<V> {
+fn run(
+    cx: &mut Cx,
+    x: V,
+    plan: &Plan,
+    list: &[usize],
+    scales: Option<Vec<f64>>,
+    sizes: Option<Vec<i64>>,
+    roi: Option<Vec<f64>>,
+) -> R<V> {
     let n = list.len();
-    let lengths = [scales.as_ref().map(Vec::len), sizes.as_ref().map(Vec::len), roi.as_ref().map(|r| r.len() / 2)];
+    let lengths = [
+        scales.as_ref().map(Vec::len),
+        sizes.as_ref().map(Vec::len),
+        roi.as_ref().map(|r| r.len() / 2),
+    ];
     if (scales.is_none() && sizes.is_none()) || lengths.into_iter().flatten().any(|l| l != n) {
-        return cx.fail(format!("needs scales or sizes for {n} axes, and two bounds of a region for each"));
+        return cx.fail(format!(
+            "needs scales or sizes for {n} axes, and two bounds of a region for each"
+        ));
     }
     let mut y = x;
     for (i, &a) in list.iter().enumerate() {
@@ -122,7 +164,9 @@ fn run(cx: &mut Cx, x: V, plan: &Plan, list: &[usize], scales: Option<Vec<f64>>,
         if size.is_none() && scale == Some(1.0) && roi.is_none() {
             continue;
         }
-        let Some(input) = cx.shape(y)[a].as_const() else { return cx.unsupported("resize of a symbolic extent") };
+        let Some(input) = cx.shape(y)[a].as_const() else {
+            return cx.unsupported("resize of a symbolic extent");
+        };
         let output = match (size, scale) {
             (Some(s), _) => s,
             (None, Some(s)) => (input as f64 * s).floor() as i64,
@@ -130,10 +174,17 @@ fn run(cx: &mut Cx, x: V, plan: &Plan, list: &[usize], scales: Option<Vec<f64>>,
         };
         let scale = scale.unwrap_or(output as f64 / input as f64);
         if scale.is_nan() || scale <= 0.0 || input < 1 || !(0..=1 << 24).contains(&output) {
-            return cx.fail(format!("axis {a} would be resized from {input} to {output} with scale {scale}"));
+            return cx.fail(format!(
+                "axis {a} would be resized from {input} to {output} with scale {scale}"
+            ));
         }
         let bounds = roi.as_ref().map_or((0.0, 1.0), |r| (r[i], r[n + i]));
-        let line = Line { input, output, scale, roi: bounds };
+        let line = Line {
+            input,
+            output,
+            scale,
+            roi: bounds,
+        };
         if input == output && scale == 1.0 && plan.transform != "tf_crop_and_resize" {
             continue;
         }
@@ -146,14 +197,29 @@ fn resize_axis(cx: &mut Cx, x: V, a: usize, line: &Line, plan: &Plan) -> R<V> {
     if line.input.saturating_mul(line.output) > MATRIX_LIMIT {
         return cx.unsupported(format!("resize from {} to {}", line.input, line.output));
     }
-    let at: Vec<f64> = (0..line.output).map(|i| coordinate(i, line, &plan.transform)).collect::<Option<_>>().map_or_else(
-        || cx.fail(format!("coordinate transformation '{}' is not known", crate::error::escape(&plan.transform))),
-        Ok,
-    )?;
+    let at: Vec<f64> = (0..line.output)
+        .map(|i| coordinate(i, line, &plan.transform))
+        .collect::<Option<_>>()
+        .map_or_else(
+            || {
+                cx.fail(format!(
+                    "coordinate transformation '{}' is not known",
+                    crate::error::escape(&plan.transform)
+                ))
+            },
+            Ok,
+        )?;
     let outside = |c: f64| plan.transform == "tf_crop_and_resize" && (c < 0.0 || c > (line.input - 1) as f64);
     if plan.mode == "nearest" && !at.iter().any(|&c| outside(c)) {
-        let Some(picks) = at.iter().map(|&c| nearest(c, line.input, &plan.nearest)).collect::<Option<Vec<i64>>>() else {
-            return cx.fail(format!("nearest mode '{}' is not known", crate::error::escape(&plan.nearest)));
+        let Some(picks) = at
+            .iter()
+            .map(|&c| nearest(c, line.input, &plan.nearest))
+            .collect::<Option<Vec<i64>>>()
+        else {
+            return cx.fail(format!(
+                "nearest mode '{}' is not known",
+                crate::error::escape(&plan.nearest)
+            ));
         };
         let picks = cx.push_eval(Tensor::new(vec![picks.len()], picks));
         return cx.emit(Gather { axis: a }, &[x, picks]);
@@ -167,7 +233,10 @@ fn resize_axis(cx: &mut Cx, x: V, a: usize, line: &Line, plan: &Plan) -> R<V> {
             continue;
         }
         let Some(taps) = taps(c, line, plan) else {
-            return cx.fail(format!("mode '{}' is not known", crate::error::escape(&plan.mode)));
+            return cx.fail(format!(
+                "mode '{}' is not known",
+                crate::error::escape(&plan.mode)
+            ));
         };
         for (i, w) in taps {
             matrix[i as usize * columns + o] += w;
@@ -248,8 +317,13 @@ fn taps(c: f64, l: &Line, plan: &Plan) -> Option<Vec<(i64, f64)>> {
         "cubic" => 2.0,
         _ => return None,
     };
-    let (low, high) = ((c - reach / stretch).floor() as i64, (c + reach / stretch).ceil() as i64);
-    let mut weights: Vec<(i64, f64)> = (low..=high).map(|i| (i, kernel((i as f64 - c) * stretch))).collect();
+    let (low, high) = (
+        (c - reach / stretch).floor() as i64,
+        (c + reach / stretch).ceil() as i64,
+    );
+    let mut weights: Vec<(i64, f64)> = (low..=high)
+        .map(|i| (i, kernel((i as f64 - c) * stretch)))
+        .collect();
     if plan.exclude_outside {
         weights.retain(|(i, _)| (0..l.input).contains(i));
     }
@@ -258,5 +332,10 @@ fn taps(c: f64, l: &Line, plan: &Plan) -> Option<Vec<(i64, f64)>> {
         weights.iter_mut().for_each(|w| w.1 /= sum);
     }
     // What lies outside repeats the edge.
-    Some(weights.into_iter().map(|(i, w)| (i.clamp(0, l.input - 1), w)).collect())
+    Some(
+        weights
+            .into_iter()
+            .map(|(i, w)| (i.clamp(0, l.input - 1), w))
+            .collect(),
+    )
 }
