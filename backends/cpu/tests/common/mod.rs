@@ -4,6 +4,7 @@
 pub mod guarded;
 pub mod kernel;
 pub mod naive;
+pub mod random_region;
 
 use memmap2::{Mmap, MmapMut};
 use rsqc_artifact::KernelFn;
