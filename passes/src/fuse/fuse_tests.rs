@@ -23,8 +23,11 @@ const SHAPES: &[&[(&str, i64)]] = &[
     &[("b", 0), ("s", 4)],
 ];
 
+/// Values of the symbols.
+type Sizes = &'static [(&'static str, i64)];
+
 /// Both models, with the shapes at which they are defined: a class token needs a token.
-fn models() -> Vec<(Module, Vec<&'static [(&'static str, i64)]>)> {
+fn models() -> Vec<(Module, Vec<Sizes>)> {
     let mut with_empty = SHAPES.to_vec();
     with_empty.push(&[("b", 3), ("s", 0)]);
     vec![(encoder(), with_empty), (pre_norm(), SHAPES.to_vec())]

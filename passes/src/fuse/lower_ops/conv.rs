@@ -194,7 +194,7 @@ fn count(b: &mut RegionBuilder, w: &Window<'_>, o: &Pool, extents: &[Dim], like:
     }
     let (one, zero) = (b.b.lit(like, 1.0), b.b.lit(like, 0.0));
     let mut counted = one;
-    for i in 0..n {
+    for (i, extent) in extents.iter().enumerate() {
         let (pos, ker) = (b.b.index(2 + i as u32), b.b.index((2 + n + i) as u32));
         let (s, d) = (b.b.dim(w.strides[i].into()), b.b.dim(w.dilations[i].into()));
         let (p, k) = (b.b.mul(pos, s), b.b.mul(ker, d));
@@ -202,8 +202,8 @@ fn count(b: &mut RegionBuilder, w: &Window<'_>, o: &Pool, extents: &[Dim], like:
         // `at` counts from the start of the padding.
         let (before, after) = (Dim::from(o.pads[i]), Dim::from(o.pads[n + i]));
         let (lo, hi) = match o.kind {
-            PoolKind::AverageWithPad => (Dim::zero(), before + extents[i].clone() + after),
-            _ => (before.clone(), before + extents[i].clone()),
+            PoolKind::AverageWithPad => (Dim::zero(), before + extent.clone() + after),
+            _ => (before.clone(), before + extent.clone()),
         };
         let (lo, hi) = (b.b.dim(lo), b.b.dim(hi));
         let (low, high) = (b.b.cmp(Pred::Ge, at, lo), b.b.cmp(Pred::Lt, at, hi));
