@@ -137,8 +137,13 @@ fn chunk(
         for (w, (_, measure)) in worst.iter_mut().zip(shown) {
             let e = measure(x[i], out[i], want);
             // A NaN error (inf - inf) is no error only if both are the same infinity.
-            if !(e <= w.0) && !(e.is_nan() && f64::from(out[i]) == want) {
-                *w = (if e.is_nan() { f64::INFINITY } else { e }, x[i], y[i]);
+            let e = match e.is_nan() {
+                true if f64::from(out[i]) == want => 0.0,
+                true => f64::INFINITY,
+                false => e,
+            };
+            if e > w.0 {
+                *w = (e, x[i], y[i]);
             }
         }
     }

@@ -92,8 +92,8 @@ fn row_reductions_use_sixteen_partials() {
                 }
             }
             assert_eq!(f32s(&got[0])[i].to_bits(), p[0].to_bits());
-            for j in 0..n {
-                assert_eq!(f32s(&got[1])[i * n + j], row[j] - p[0]);
+            for (j, v) in row.iter().enumerate() {
+                assert_eq!(f32s(&got[1])[i * n + j], v - p[0]);
             }
         }
     }

@@ -167,7 +167,10 @@ fn regions() {
     broken("R4", "$0 = operand(0) : f32", "$0 = const(true) : bool");
     broken("R4", "$0 = operand(0)", "$0 = operand(1)");
     let none = REGION.replace("store $1 at {0} + i*{1}", "");
-    assert_eq!(violated(&module("fused", "const @0 \"c\" : f32[2] = [1.0, 2.0]", &none)), ["T1", "R5"]);
+    assert_eq!(
+        violated(&module("fused", "const @0 \"c\" : f32[2] = [1.0, 2.0]", &none)),
+        ["T1", "R5"]
+    );
     broken("R5", "store $1", "$2 = cast($1) : i32\n store $2");
     broken(
         "R5",

@@ -10,6 +10,9 @@ use crate::scalar::ScalarOp;
 use crate::types::ScalarType;
 use rayon::prelude::*;
 
+/// Part of an accumulator: the fixed indices, and its values.
+type Part = (Vec<usize>, Vec<f64>);
+
 /// Rows of a contraction handled by one task.
 const ROWS: usize = 64;
 
@@ -189,7 +192,7 @@ fn attention(nest: &Nest<'_>, space: &Space, a: &Attention) -> Result<Data, Stri
     let (key, inner) = (a.key as usize, a.inner as usize);
     let (t, d, e) = (nest.extents[key], nest.extents[inner], nest.count(&value));
     let strides = acc_strides(nest, space);
-    let one = |g: usize| -> Result<Vec<(Vec<usize>, Vec<f64>)>, String> {
+    let one = |g: usize| -> Result<Vec<Part>, String> {
         let mut fixed = vec![0; nest.extents.len()];
         pin(nest, &mut fixed, &group, g);
         let at = |axes: Vec<usize>, fixed: &[usize]| Space {

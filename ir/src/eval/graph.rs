@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Bytes that one result may take; more is refused before it is allocated.
-const MAX_BYTES: i64 = 1 << 36;
+const MAX_BYTES: usize = 1 << 36;
 
 /// Executes with the reference evaluator.
 #[derive(Clone, Copy, Default, Debug)]
@@ -171,9 +171,12 @@ fn eval_node(
 
 /// Refuses results that cannot be meant, before anything of that size is allocated.
 fn check_size(cx: &EvalCx<'_>, ty: &TensorType) -> Result<(), String> {
-    let bytes = cx.dim(&ty.bytes())?;
-    if !(0..=MAX_BYTES).contains(&bytes) {
-        return Err(format!("a result of type {ty} would take {bytes} bytes"));
+    let shape = cx.shape(&ty.shape)?;
+    let bytes = shape
+        .iter()
+        .try_fold(ty.storage().size(), |n, d| n.checked_mul(*d));
+    if bytes.is_none_or(|b| b > MAX_BYTES) {
+        return Err(format!("a result of type {ty} = {shape:?} is too large"));
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ impl Data {
     /// Elements from dense little-endian bytes; the length must be a multiple of the element size. A bool is any
     /// nonzero byte.
     pub fn from_bytes(elem: ScalarType, b: &[u8]) -> Option<Data> {
-        if b.len() % elem.size() != 0 {
+        if !b.len().is_multiple_of(elem.size()) {
             return None;
         }
         macro_rules! num {

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn ends_of_the_range() {
-        assert_eq!(f16_from_f64(65519.999_999_9), f16::MAX);
+        assert_eq!(f16_from_f64(65_519.999_999_9), f16::MAX);
         assert_eq!(f16_from_f64(65520.0), f16::INFINITY);
         assert_eq!(f16_from_f64(1e300), f16::INFINITY);
         assert_eq!(f16_from_f64(-1e300), f16::NEG_INFINITY);

@@ -220,8 +220,7 @@ fn sign(b: &mut BodyBuilder, x: BodyId) -> BodyId {
     };
     let (gt, lt) = (b.cmp(Pred::Gt, x, zero), b.cmp(Pred::Lt, x, zero));
     let neg = b.select(lt, minus, x);
-    let keep = b.select(gt, one, neg);
-    keep
+    b.select(gt, one, neg)
 }
 
 fn floor_mod(b: &mut BodyBuilder, x: BodyId, y: BodyId) -> BodyId {

@@ -1,6 +1,6 @@
 //! The op table: one row an op. A family file holds five to ten ops: struct, inference, reference evaluation.
 //!
-//! To add an op: write its struct in the family's file with [`op_struct!`] (or one row of the family's elementwise
+//! To add an op: write its struct in the family's file with [`op_struct!`](crate::op_struct) (or one row of the family's elementwise
 //! list), implement [`OpDef`], add a row here. Printer, parser, verifier, evaluator and fusion follow from these.
 
 mod attr;
@@ -58,7 +58,7 @@ macro_rules! op_struct {
     };
 }
 
-/// The attribute part of [`OpDef`] for a struct made by [`op_struct!`]: its name and fields.
+/// The attribute part of [`OpDef`] for a struct made by [`op_struct!`](crate::op_struct): its name and fields.
 #[macro_export]
 macro_rules! op_attrs {
     ($text:literal $(, $f:ident)*) => {

@@ -8,7 +8,7 @@ use crate::{attr_words, op_attrs, op_struct};
 
 op_struct! {
     /// Rotary position embedding (Su et al. 2021): `x * cos + rotate(x) * sin` on the last axis d. cos and sin broadcast
-    /// to x. Half form: rotate(x)[i] = -x[i + d/2] for i < d/2, else x[i - d/2]; interleaved: pairs (2i, 2i + 1).
+    /// to x. Half form: `rotate(x)[i] = -x[i + d/2]` for i < d/2, else `x[i - d/2]`; interleaved: pairs (2i, 2i + 1).
     Rope {
         /// Whether pairs are neighbours.
         interleaved: bool,

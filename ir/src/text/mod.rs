@@ -30,7 +30,7 @@
 //! `#` starts a comment; comments are not kept. Values and constants are numbered in the order of appearance, nodes
 //! stand in topological order. `_` is an operand left out. Attributes: integers, `[1, 2]`, floats (with a point, an
 //! exponent, `+inf`, or their bits), words, `{dim}`, `(dim, dim)`, types. Constants of more than 16 elements are a
-//! `splat`, up to 4 KB `hex`, above that an offset into a data file beside the text and the first half of their
+//! `splat`, up to 1 KB `hex`, above that an offset into a data file beside the text and the first half of their
 //! BLAKE3 hash. In a region, `clamp(axis, {shift}, {limit})*{stride}` and `gather(operand, {limit})*{stride}` are the
 //! terms of [`crate::region::Access`]; anchors are `contract(lhs, rhs) : type [pad]` and
 //! `attention(q, k, v) key axis inner axis empty nan|zero { score body }`.

@@ -176,7 +176,7 @@ impl<'a> Parser<'a> {
                 .filter_map(|c| c.to_digit(16))
                 .map(|d| d as u8)
                 .collect();
-            if digits.len() % 2 != 0 {
+            if !digits.len().is_multiple_of(2) {
                 return Err(self.c.error_at(at, "an odd number of hexadecimal digits"));
             }
             return Ok(digits.chunks_exact(2).map(|d| d[0] << 4 | d[1]).collect());

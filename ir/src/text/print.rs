@@ -13,7 +13,7 @@ use std::fmt::Write;
 /// Constants of at most this many elements are printed as values.
 pub(super) const INLINE_ELEMENTS: usize = 16;
 /// Constants of at most this many bytes are printed in hexadecimal.
-pub(super) const HEX_BYTES: usize = 4096;
+pub(super) const HEX_BYTES: usize = 1024;
 /// Constants of equal elements of at most this many bytes are printed as one value.
 pub(super) const SPLAT_BYTES: usize = 1 << 26;
 
