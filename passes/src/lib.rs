@@ -8,6 +8,8 @@
 pub mod analysis;
 pub mod canon;
 mod check_numeric;
+#[cfg(test)]
+mod framework_tests;
 pub mod fuse;
 pub mod lower;
 pub mod manager;
@@ -18,8 +20,6 @@ pub mod registry;
 pub mod rewrite;
 pub mod scheme;
 mod sweep;
-#[cfg(test)]
-mod framework_tests;
 #[cfg(test)]
 mod testing;
 

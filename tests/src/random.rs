@@ -32,10 +32,20 @@ pub struct Options {
 
 /// A random module in phase imported: one to two inputs, `ops` ops, all leaves are outputs.
 pub fn module(seed: u64, ops: usize, options: Options) -> Module {
-    let mut g = Generator { rng: Rng::with_seed(seed), m: Module::default(), values: Vec::new() };
+    let mut g = Generator {
+        rng: Rng::with_seed(seed),
+        m: Module::default(),
+        values: Vec::new(),
+    };
     g.m.name = format!("random-{seed}");
     for s in SYMBOLS {
-        g.m.symbols.0.insert(Symbol::new(s), SymbolInfo { lo: 0, hi: MAX_SYMBOL });
+        g.m.symbols.0.insert(
+            Symbol::new(s),
+            SymbolInfo {
+                lo: 0,
+                hi: MAX_SYMBOL,
+            },
+        );
     }
     g.inputs();
     for _ in 0..ops {
@@ -49,7 +59,11 @@ pub fn inputs(m: &Module, values: &dyn Fn(&Symbol) -> Option<i64>, seed: u64) ->
     let mut rng = Rng::with_seed(seed ^ 0x5eed);
     let tensor = |p: &Port, rng: &mut Rng| {
         let ty = m.graph.ty(p.value);
-        let shape: Vec<usize> = ty.shape.iter().map(|d| d.eval(values).expect("symbols are bound") as usize).collect();
+        let shape: Vec<usize> = ty
+            .shape
+            .iter()
+            .map(|d| d.eval(values).expect("symbols are bound") as usize)
+            .collect();
         let n: usize = shape.iter().product();
         match ty.storage() {
             ScalarType::I64 => Tensor::new(shape, (0..n).map(|_| rng.i64(0..3)).collect()),
@@ -62,7 +76,9 @@ pub fn inputs(m: &Module, values: &dyn Fn(&Symbol) -> Option<i64>, seed: u64) ->
 
 /// Sums of uniform numbers: bell-shaped, bounded by `3 * scale`.
 fn floats(rng: &mut Rng, n: usize, scale: f32) -> Vec<f32> {
-    (0..n).map(|_| (rng.f32() + rng.f32() + rng.f32() - 1.5) * 2.0 * scale).collect()
+    (0..n)
+        .map(|_| (rng.f32() + rng.f32() + rng.f32() - 1.5) * 2.0 * scale)
+        .collect()
 }
 
 impl Generator {
@@ -72,11 +88,18 @@ impl Generator {
 
     fn inputs(&mut self) {
         let w = self.width();
-        let shapes = [vec![Dim::sym("b"), Dim::sym("s"), w.clone()], vec![Dim::sym("s"), w.clone()], vec![Dim::sym("b"), w]];
+        let shapes = [
+            vec![Dim::sym("b"), Dim::sym("s"), w.clone()],
+            vec![Dim::sym("s"), w.clone()],
+            vec![Dim::sym("b"), w],
+        ];
         let n = self.rng.usize(1..=2);
         for i in 0..n {
             let shape = shapes[if i == 0 { self.rng.usize(0..3) } else { 0 }].clone();
-            let v = self.m.graph.add_input(&format!("x{i}"), TensorType::new(ScalarType::F32, shape));
+            let v = self
+                .m
+                .graph
+                .add_input(&format!("x{i}"), TensorType::new(ScalarType::F32, shape));
             self.values.push(v);
         }
     }
@@ -105,9 +128,19 @@ impl Generator {
     fn node(&mut self, op: impl Into<Op>, ins: &[ValueId]) -> Option<ValueId> {
         let op = op.into();
         let types: Vec<_> = ins.iter().map(|v| Some(self.m.graph.ty(*v))).collect();
-        let out = op.infer(&InferCx { symbols: &self.m.symbols }, &types).ok()?;
+        let out = op
+            .infer(
+                &InferCx {
+                    symbols: &self.m.symbols,
+                },
+                &types,
+            )
+            .ok()?;
         let loc = format!("n{}", self.m.graph.node_count()).into();
-        let id = self.m.graph.add_node(op, ins.iter().map(|v| Some(*v)).collect(), out, loc);
+        let id = self
+            .m
+            .graph
+            .add_node(op, ins.iter().map(|v| Some(*v)).collect(), out, loc);
         Some(self.m.graph.node(id).output())
     }
 
@@ -138,8 +171,14 @@ impl Generator {
             return self.node(rsqc_ir::ops::test_only::TestMish {}, &[x]);
         }
         let kinds: [Op; 8] = [
-            ew::Gelu { kind: ew::GeluKind::Erf }.into(),
-            ew::Gelu { kind: ew::GeluKind::Tanh }.into(),
+            ew::Gelu {
+                kind: ew::GeluKind::Erf,
+            }
+            .into(),
+            ew::Gelu {
+                kind: ew::GeluKind::Tanh,
+            }
+            .into(),
             ew::Silu {}.into(),
             ew::Relu {}.into(),
             ew::Tanh {}.into(),
@@ -152,15 +191,25 @@ impl Generator {
     }
 
     fn binary(&mut self, x: ValueId) -> Option<ValueId> {
-        let same: Vec<ValueId> = self.values.iter().copied().filter(|v| self.shape(*v) == self.shape(x)).collect();
+        let same: Vec<ValueId> = self
+            .values
+            .iter()
+            .copied()
+            .filter(|v| self.shape(*v) == self.shape(x))
+            .collect();
         let y = if self.rng.bool() {
             same[self.rng.usize(0..same.len())]
         } else {
             let last = self.shape(x).last().and_then(|d| d.as_const()).unwrap_or(1);
             self.constant(vec![last as usize], 1.0)
         };
-        let kinds: [Op; 5] =
-            [ew::Add {}.into(), ew::Sub {}.into(), ew::Mul {}.into(), ew::Max {}.into(), ew::Min {}.into()];
+        let kinds: [Op; 5] = [
+            ew::Add {}.into(),
+            ew::Sub {}.into(),
+            ew::Mul {}.into(),
+            ew::Max {}.into(),
+            ew::Min {}.into(),
+        ];
         let i = self.rng.usize(0..kinds.len());
         self.node(kinds[i].clone(), &[x, y])
     }
@@ -182,16 +231,34 @@ impl Generator {
         let (g, b) = (self.constant(vec![n], 1.0), self.constant(vec![n], 0.2));
         match self.rng.u32(0..3) {
             0 => self.node(norm::RmsNorm { eps: 1e-5 }, &[x, g]),
-            1 => self.node(norm::Softmax { axis: self.shape(x).len() - 1, log: false }, &[x]),
+            1 => self.node(
+                norm::Softmax {
+                    axis: self.shape(x).len() - 1,
+                    log: false,
+                },
+                &[x],
+            ),
             _ => self.node(norm::LayerNorm { eps: 1e-5 }, &[x, g, b]),
         }
     }
 
     fn reduction(&mut self, x: ValueId) -> Option<ValueId> {
         let rank = self.shape(x).len();
-        let kinds = [reduce::Reduction::Sum, reduce::Reduction::Mean, reduce::Reduction::Max, reduce::Reduction::L2];
+        let kinds = [
+            reduce::Reduction::Sum,
+            reduce::Reduction::Mean,
+            reduce::Reduction::Max,
+            reduce::Reduction::L2,
+        ];
         let kind = kinds[self.rng.usize(0..kinds.len())];
-        let r = self.node(reduce::Reduce { kind, axes: vec![rank as i64 - 1], keep: true }, &[x])?;
+        let r = self.node(
+            reduce::Reduce {
+                kind,
+                axes: vec![rank as i64 - 1],
+                keep: true,
+            },
+            &[x],
+        )?;
         self.node(ew::Add {}, &[x, r])
     }
 
@@ -223,7 +290,14 @@ impl Generator {
         let mut sizes = s.clone();
         *starts.last_mut()? = Dim::from(start);
         *sizes.last_mut()? = Dim::from(len);
-        self.node(shape::Slice { starts, sizes, steps: vec![1; s.len()] }, &[x])
+        self.node(
+            shape::Slice {
+                starts,
+                sizes,
+                steps: vec![1; s.len()],
+            },
+            &[x],
+        )
     }
 
     fn concat(&mut self, x: ValueId) -> Option<ValueId> {
@@ -244,19 +318,38 @@ impl Generator {
         }
         let (heads, d) = (self.rng.i64(1..=3), [1, 4, 8, 16, 17][self.rng.usize(0..5)]);
         let k = s[2].as_const()? as usize;
-        let mut project = |g: &mut Self| -> Option<ValueId> {
+        let project = |g: &mut Self| -> Option<ValueId> {
             let w = g.constant(vec![k, (heads * d) as usize], 1.0 / (k as f32).sqrt());
             let y = g.node(linalg::MatMul {}, &[x, w])?;
             let split = vec![s[0].clone(), s[1].clone(), Dim::from(heads), Dim::from(d)];
             let y = g.node(shape::Reshape { shape: split }, &[y])?;
-            g.node(shape::Transpose { perm: vec![0, 2, 1, 3] }, &[y])
+            g.node(
+                shape::Transpose {
+                    perm: vec![0, 2, 1, 3],
+                },
+                &[y],
+            )
         };
         let (q, k, v) = (project(self)?, project(self)?, project(self)?);
         let causal = self.rng.bool().then(Dim::zero);
-        let op = nn::Attention { scale: 1.0 / (d as f32).sqrt(), causal, empty_row: nn::EmptyRow::Zero };
+        let op = nn::Attention {
+            scale: 1.0 / (d as f32).sqrt(),
+            causal,
+            empty_row: nn::EmptyRow::Zero,
+        };
         let y = self.node(op, &[q, k, v])?;
-        let y = self.node(shape::Transpose { perm: vec![0, 2, 1, 3] }, &[y])?;
-        self.node(shape::Reshape { shape: vec![s[0].clone(), s[1].clone(), Dim::from(heads * d)] }, &[y])
+        let y = self.node(
+            shape::Transpose {
+                perm: vec![0, 2, 1, 3],
+            },
+            &[y],
+        )?;
+        self.node(
+            shape::Reshape {
+                shape: vec![s[0].clone(), s[1].clone(), Dim::from(heads * d)],
+            },
+            &[y],
+        )
     }
 
     /// A lookup in a small table, added to `x` where the shapes allow it.
@@ -274,7 +367,14 @@ impl Generator {
     fn finish(mut self) -> Module {
         let g: &mut Graph = &mut self.m.graph;
         let leaves: Vec<ValueId> = self.values.iter().copied().filter(|v| !g.is_used(*v)).collect();
-        let outputs = leaves.iter().enumerate().map(|(i, v)| Port { name: format!("y{i}"), value: *v }).collect();
+        let outputs = leaves
+            .iter()
+            .enumerate()
+            .map(|(i, v)| Port {
+                name: format!("y{i}"),
+                value: *v,
+            })
+            .collect();
         g.set_outputs(outputs);
         g.remove_dead();
         self.m

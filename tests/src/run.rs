@@ -14,7 +14,10 @@ use std::sync::Arc;
 
 /// Levels that this machine runs, weakest first.
 pub fn levels() -> Vec<Level> {
-    Level::ALL.into_iter().filter(|l| rsqc_runtime::cpu::supports(*l)).collect()
+    Level::ALL
+        .into_iter()
+        .filter(|l| rsqc_runtime::cpu::supports(*l))
+        .collect()
 }
 
 /// Options for a scheme and levels, everything verified.
@@ -23,7 +26,10 @@ pub fn options(scheme: &str, levels: &[Level]) -> CompileOptions {
         scheme: Scheme::parse(scheme).expect("a scheme that exists"),
         dims: Default::default(),
         levels: levels.iter().map(|l| l.name().to_string()).collect(),
-        manager: ManagerOptions { verify_each: true, ..ManagerOptions::default() },
+        manager: ManagerOptions {
+            verify_each: true,
+            ..ManagerOptions::default()
+        },
     }
 }
 
@@ -36,26 +42,45 @@ pub fn lower(m: &mut Module, o: &CompileOptions) -> Result<Report, String> {
 pub fn compile(m: &Module, o: &CompileOptions) -> Result<Compiled, String> {
     let backend = rsqc_cpu::Cpu::default();
     let backend: &dyn Backend = &backend;
-    compiler::assemble(m, Report::default(), Path::new("module"), o, backend, &mut Clock::new(&mut |_| {})).map_err(|f| f.text)
+    compiler::assemble(
+        m,
+        Report::default(),
+        Path::new("module"),
+        o,
+        backend,
+        &mut Clock::new(&mut |_| {}),
+    )
+    .map_err(|f| f.text)
 }
 
 /// Loads compiled code at a level.
 pub fn load(c: &Compiled, level: Level) -> Arc<Model> {
-    Model::from_parts_at(c.manifest.clone(), &c.code, c.weights.clone(), Some(level)).expect("a valid plan loads")
+    Model::from_parts_at(c.manifest.clone(), &c.code, c.weights.clone(), Some(level))
+        .expect("a valid plan loads")
 }
 
 /// Runs once with a number of threads.
 pub fn run(model: &Arc<Model>, threads: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let mut session = Session::with_threads(model, threads).map_err(|e| e.to_string())?;
-    let dims: Vec<Vec<i64>> = inputs.iter().map(|t| t.shape.iter().map(|d| *d as i64).collect()).collect();
+    let dims: Vec<Vec<i64>> = inputs
+        .iter()
+        .map(|t| t.shape.iter().map(|d| *d as i64).collect())
+        .collect();
     let bytes: Vec<Vec<u8>> = inputs.iter().map(|t| t.data.to_bytes()).collect();
     let views: Vec<TensorView<'_>> = inputs
         .iter()
         .zip(dims.iter().zip(&bytes))
-        .map(|(t, (dims, data))| TensorView { elem: elem_type(t.elem()), dims, data })
+        .map(|(t, (dims, data))| TensorView {
+            elem: elem_type(t.elem()),
+            dims,
+            data,
+        })
         .collect();
     let out = session.run(&views).map_err(|e| e.to_string())?;
-    Ok(out.iter().map(|t| tensor(scalar_type(t.elem), &t.dims, &t.data)).collect())
+    Ok(out
+        .iter()
+        .map(|t| tensor(scalar_type(t.elem), &t.dims, &t.data))
+        .collect())
 }
 
 fn tensor(ty: ScalarType, dims: &[i64], bytes: &[u8]) -> Tensor {
@@ -67,7 +92,10 @@ fn tensor(ty: ScalarType, dims: &[i64], bytes: &[u8]) -> Tensor {
 pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     match (&a.data, &b.data) {
         (Data::F32(x), Data::F32(y)) => {
-            a.shape == b.shape && x.iter().zip(y).all(|(p, q)| p.to_bits() == q.to_bits() || (p.is_nan() && q.is_nan()))
+            a.shape == b.shape
+                && x.iter()
+                    .zip(y)
+                    .all(|(p, q)| p.to_bits() == q.to_bits() || (p.is_nan() && q.is_nan()))
         }
         _ => a == b,
     }
@@ -79,7 +107,10 @@ pub fn relative_difference(want: &Tensor, got: &Tensor) -> f64 {
         return f64::INFINITY;
     }
     let (w, g) = (want.to_f64(), got.to_f64());
-    let scale = w.iter().filter(|x| x.is_finite()).fold(1e-30f64, |m, x| m.max(x.abs()));
+    let scale = w
+        .iter()
+        .filter(|x| x.is_finite())
+        .fold(1e-30f64, |m, x| m.max(x.abs()));
     w.iter().zip(&g).fold(0.0, |m: f64, (x, y)| {
         let same = x == y || (x.is_nan() && y.is_nan());
         let d = if same { 0.0 } else { (x - y).abs() / scale };

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 /// `path` inside the folder, if both exist; otherwise says that `test` is left out.
 pub fn find(test: &str, path: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("RSQC_SHARED").map(|f| PathBuf::from(f).join(path)).filter(|p| p.exists());
+    let found = std::env::var_os("RSQC_SHARED")
+        .map(|f| PathBuf::from(f).join(path))
+        .filter(|p| p.exists());
     if found.is_none() {
         println!("{test}: left out, RSQC_SHARED does not name a folder with {path}");
     }

@@ -20,7 +20,13 @@ fn check(model: &str, scheme: &str, top1: f64, snr: f64) {
         let mut code = SessionProgram::new(&load(&compiled, level), 1).expect("a session");
         let reference = Box::new(ModuleProgram::new(&m, &ReferenceExecutor).expect("prepares"));
         let figures = evaluate(Task::Classify, &mut code, Some(reference), &data, 200).expect("evaluates");
-        let figure = |name: &str| figures.iter().find(|(k, _)| k == name).map(|(_, v)| *v).expect("a figure");
+        let figure = |name: &str| {
+            figures
+                .iter()
+                .find(|(k, _)| k == name)
+                .map(|(_, v)| *v)
+                .expect("a figure")
+        };
         let at = format!("{model} {scheme} {}: {figures:?}", level.name());
         assert!(figure("top1") >= top1, "{at}");
         assert!(figure("agreement") >= 0.98, "{at}");

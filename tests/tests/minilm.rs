@@ -20,7 +20,13 @@ fn model(test: &str) -> Option<PathBuf> {
 
 fn compile(path: &Path, scheme: &str, levels: &[Level]) -> Compiled {
     let backend = rsqc_cpu::Cpu::default();
-    compiler::compile(path, &options(scheme, levels), &backend, &mut Clock::new(&mut |_| {})).expect("minilm compiles")
+    compiler::compile(
+        path,
+        &options(scheme, levels),
+        &backend,
+        &mut Clock::new(&mut |_| {}),
+    )
+    .expect("minilm compiles")
 }
 
 /// Token ids, a mask whose last quarter is 0 in odd rows, token types.
@@ -28,7 +34,9 @@ fn inputs(batch: usize, sequence: usize) -> Vec<Array> {
     let array = |f: &dyn Fn(usize, usize) -> i64| Array {
         ty: ScalarType::I64,
         shape: vec![batch, sequence],
-        data: (0..batch * sequence).flat_map(|i| f(i / sequence, i % sequence).to_le_bytes()).collect(),
+        data: (0..batch * sequence)
+            .flat_map(|i| f(i / sequence, i % sequence).to_le_bytes())
+            .collect(),
     };
     vec![
         array(&|b, s| ((b * 7919 + s * 104_729 + 1000) % 30_000) as i64),
@@ -43,7 +51,9 @@ fn best() -> Level {
 
 #[test]
 fn float_code_agrees_with_the_evaluator_at_every_shape() {
-    let Some(path) = model("float_code_agrees_with_the_evaluator_at_every_shape") else { return };
+    let Some(path) = model("float_code_agrees_with_the_evaluator_at_every_shape") else {
+        return;
+    };
     let compiled = compile(&path, "none", &[best()]);
     let mut code = SessionProgram::new(&load(&compiled, best()), 2).expect("a session");
     let m = compiler::import(&path, &Default::default()).expect("minilm imports");
@@ -61,20 +71,32 @@ fn float_code_agrees_with_the_evaluator_at_every_shape() {
 
 #[test]
 fn quantized_embeddings_stay_close() {
-    let Some(path) = model("quantized_embeddings_stay_close") else { return };
-    let Some(data) = shared::find("quantized_embeddings_stay_close", "models/minilm/eval.npz") else { return };
+    let Some(path) = model("quantized_embeddings_stay_close") else {
+        return;
+    };
+    let Some(data) = shared::find("quantized_embeddings_stay_close", "models/minilm/eval.npz") else {
+        return;
+    };
     let compiled = compile(&path, "w8a8", &[best()]);
     let mut code = SessionProgram::new(&load(&compiled, best()), 2).expect("a session");
     let figures = evaluate(Task::Embedding, &mut code, None, &data, usize::MAX).expect("evaluates");
     println!("minilm w8a8: {figures:?}");
-    let figure = |name: &str| figures.iter().find(|(k, _)| k == name).map(|(_, v)| *v).expect("a figure");
+    let figure = |name: &str| {
+        figures
+            .iter()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| *v)
+            .expect("a figure")
+    };
     assert!(figure("spearman") >= 0.9990, "{figures:?}");
     assert!(figure("mean_cosine") >= 0.9965, "{figures:?}");
 }
 
 #[test]
 fn one_quantized_program_serves_every_shape_and_thread_count() {
-    let Some(path) = model("one_quantized_program_serves_every_shape_and_thread_count") else { return };
+    let Some(path) = model("one_quantized_program_serves_every_shape_and_thread_count") else {
+        return;
+    };
     let compiled = compile(&path, "w8a8", &levels());
     for level in levels() {
         let model = load(&compiled, level);
@@ -85,14 +107,20 @@ fn one_quantized_program_serves_every_shape_and_thread_count() {
             let (p, q) = (one.run(&x).expect("runs"), two.run(&x).expect("runs"));
             assert_eq!(p, q, "{} {b}x{s}: two threads give other bits", level.name());
             assert_eq!(p[0].shape, [b, s, 384]);
-            assert!(p[0].to_f64().iter().all(|v| v.is_finite()), "{} {b}x{s}", level.name());
+            assert!(
+                p[0].to_f64().iter().all(|v| v.is_finite()),
+                "{} {b}x{s}",
+                level.name()
+            );
         }
     }
 }
 
 #[test]
 fn the_quantized_plan_is_fused() {
-    let Some(path) = model("the_quantized_plan_is_fused") else { return };
+    let Some(path) = model("the_quantized_plan_is_fused") else {
+        return;
+    };
     let compiled = compile(&path, "w8a8", &[best()]);
     let launches: Vec<String> = compiled.manifest.blocks[0]
         .steps
@@ -108,5 +136,9 @@ fn the_quantized_plan_is_fused() {
     assert_eq!(launches.len(), 2 + 6 * 7, "{launches:#?}");
     assert_eq!(count("qc8w_gemm"), 24, "{launches:#?}");
     assert_eq!(count("attention"), 6, "{launches:#?}");
-    assert_eq!(compiled.manifest.blocks[0].steps.len(), launches.len(), "no copies, no aliases");
+    assert_eq!(
+        compiled.manifest.blocks[0].steps.len(),
+        launches.len(),
+        "no copies, no aliases"
+    );
 }

@@ -19,8 +19,12 @@ const FLOAT_TOLERANCE: f64 = 2e-5;
 const CODE_TOLERANCE: f64 = 0.06;
 
 fn reference(m: &Module, inputs: &[Tensor]) -> Vec<Tensor> {
-    let mut prepared = ReferenceExecutor.prepare(m, &[]).expect("a verified module prepares");
-    prepared.run(inputs, &mut |_, _| {}).expect("a verified module runs")
+    let mut prepared = ReferenceExecutor
+        .prepare(m, &[])
+        .expect("a verified module prepares");
+    prepared
+        .run(inputs, &mut |_, _| {})
+        .expect("a verified module runs")
 }
 
 fn has_float_products(m: &Module) -> bool {
@@ -39,15 +43,30 @@ fn has_float_products(m: &Module) -> bool {
 fn describe(m: &Module) -> String {
     let g = &m.graph;
     let line = |n: &rsqc_ir::Node| {
-        let ins: Vec<String> = n.inputs.iter().flatten().map(|v| format!("%{}:{}", v.0, g.ty(*v))).collect();
+        let ins: Vec<String> = n
+            .inputs
+            .iter()
+            .flatten()
+            .map(|v| format!("%{}:{}", v.0, g.ty(*v)))
+            .collect();
         format!("%{} = {:?}({})\n", n.output().0, n.op, ins.join(", "))
     };
-    g.topo_order().expect("acyclic").into_iter().map(|n| line(g.node(n))).collect()
+    g.topo_order()
+        .expect("acyclic")
+        .into_iter()
+        .map(|n| line(g.node(n)))
+        .collect()
 }
 
 fn check(seed: u64, scheme: &str) {
     let ops = 1 + (seed % 9) as usize;
-    let original = random::module(seed, ops, Options { test_op: seed % 5 == 0 });
+    let original = random::module(
+        seed,
+        ops,
+        Options {
+            test_op: seed.is_multiple_of(5),
+        },
+    );
     let o = options(scheme, &levels());
     let mut lowered = original.clone();
     if let Err(e) = lower(&mut lowered, &o) {
@@ -67,7 +86,10 @@ fn check(seed: u64, scheme: &str) {
             for (w, o) in want.iter().zip(reference(&original, &inputs)) {
                 let d = relative_difference(&o, w);
                 let ops = describe(&original);
-                assert!(d <= FLOAT_TOLERANCE, "seed {seed} b={b} s={s}: the passes change the result by {d:e}\n{ops}");
+                assert!(
+                    d <= FLOAT_TOLERANCE,
+                    "seed {seed} b={b} s={s}: the passes change the result by {d:e}\n{ops}"
+                );
             }
         }
         for level in levels() {
@@ -76,7 +98,11 @@ fn check(seed: u64, scheme: &str) {
             let got = run(&model, 1, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
             for (i, (w, g)) in want.iter().zip(&got).enumerate() {
                 match tolerance {
-                    None => assert!(same_bits(w, g), "{at}: output {i} differs by {:e}", relative_difference(w, g)),
+                    None => assert!(
+                        same_bits(w, g),
+                        "{at}: output {i} differs by {:e}",
+                        relative_difference(w, g)
+                    ),
                     Some(t) => {
                         let d = relative_difference(w, g);
                         assert!(d <= t, "{at}: output {i} differs by {d:e}");
@@ -84,7 +110,10 @@ fn check(seed: u64, scheme: &str) {
                 }
             }
             let two = run(&model, 2, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
-            assert!(got.iter().zip(&two).all(|(x, y)| same_bits(x, y)), "{at}: two threads give other bits");
+            assert!(
+                got.iter().zip(&two).all(|(x, y)| same_bits(x, y)),
+                "{at}: two threads give other bits"
+            );
         }
     }
 }

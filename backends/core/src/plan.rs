@@ -57,7 +57,11 @@ pub fn build_plan(m: &Module, backend: &dyn Backend) -> Result<Plan, Vec<Diag>> 
     let mut errors = Vec::new();
     for id in order {
         // After an error only selection goes on: what a failed step would have written has no buffer.
-        let result = if errors.is_empty() { b.node(id) } else { b.select(id).map(|_| ()) };
+        let result = if errors.is_empty() {
+            b.node(id)
+        } else {
+            b.select(id).map(|_| ())
+        };
         errors.extend(result.err());
     }
     if !errors.is_empty() {
@@ -249,7 +253,10 @@ impl<'a> Builder<'a> {
         let g = &self.m.graph;
         let n = g.node(id);
         let Some(region) = region_of(self.m, id) else {
-            return Err(Diag::internal(n.loc.to_string(), format!("`{}` is left in a lowered module", n.op.name())));
+            return Err(Diag::internal(
+                n.loc.to_string(),
+                format!("`{}` is left in a lowered module", n.op.name()),
+            ));
         };
         let spec = KernelSpec {
             region: region.clone(),
@@ -258,7 +265,10 @@ impl<'a> Builder<'a> {
             results: n.outputs.iter().map(|v| g.ty(*v).clone()).collect(),
             result_layouts: n.outputs.iter().map(|v| g.value(*v).layout).collect(),
         };
-        let launch = self.backend.select(&spec).map_err(|d| Diag { loc: n.loc.to_string(), ..d })?;
+        let launch = self.backend.select(&spec).map_err(|d| Diag {
+            loc: n.loc.to_string(),
+            ..d
+        })?;
         Ok((region, spec, launch))
     }
 

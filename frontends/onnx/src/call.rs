@@ -178,7 +178,7 @@ pub fn axis(cx: &Cx, axis: i64, rank: usize) -> R<usize> {
 pub fn axes(cx: &Cx, list: &[i64], rank: usize) -> R<Vec<usize>> {
     let mut out = list.iter().map(|&a| axis(cx, a, rank)).collect::<R<Vec<_>>>()?;
     out.sort_unstable();
-    if out.windows(2).any(|w| w[0] == w[1]) {
+    if out.windows(2).any(|w| w.first() == w.last()) {
         return cx.fail(format!("axes {list:?} name an axis twice"));
     }
     Ok(out)

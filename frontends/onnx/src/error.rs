@@ -28,7 +28,7 @@ pub fn escape(name: &str) -> String {
 
 /// As [`escape`], for bytes that need not be UTF-8.
 pub fn escape_bytes(name: &[u8]) -> String {
-    let head = &name[..name.len().min(NAME_LIMIT * 4)];
+    let head = name.get(..NAME_LIMIT.saturating_mul(4)).unwrap_or(name);
     escape(&String::from_utf8_lossy(head))
 }
 

@@ -62,7 +62,10 @@ fn import_loaded(loaded: &mut Loaded, name: &str, options: &ImportOptions) -> Re
     check_operators(loaded, opset)?;
     check_names(loaded)?;
     let mut equations: Vec<(Symbol, Dim)> = Vec::new();
-    let restarts = (RESTART_WORK / loaded.graph.node.len().max(1)).clamp(8, 2000);
+    let restarts = RESTART_WORK
+        .checked_div(loaded.graph.node.len())
+        .unwrap_or(2000)
+        .clamp(8, 2000);
     let mut files = Some(std::mem::take(&mut loaded.files));
     loop {
         let mut run = Run {

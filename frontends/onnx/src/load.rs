@@ -54,13 +54,13 @@ pub fn load_bytes(bytes: &Bytes, mut files: ExternalFiles) -> Res<Loaded> {
     let mut model = ModelProto::new();
     for part in split.model {
         model
-            .merge_from_bytes(&bytes[part.clone()])
+            .merge_from_bytes(part_of(bytes, &part))
             .map_err(wire(part.start))?;
     }
     let mut graph = GraphProto::new();
     for part in graph_parts {
         graph
-            .merge_from_bytes(&bytes[part.clone()])
+            .merge_from_bytes(part_of(bytes, &part))
             .map_err(wire(part.start))?;
     }
     if split.initializers.len() > MAX_ITEMS {
@@ -89,4 +89,9 @@ pub fn load_bytes(bytes: &Bytes, mut files: ExternalFiles) -> Res<Loaded> {
         initializers,
         files,
     })
+}
+
+/// A piece that the scan found.
+fn part_of<'a>(bytes: &'a Bytes, range: &std::ops::Range<usize>) -> &'a [u8] {
+    bytes.get(range.clone()).unwrap_or_default()
 }

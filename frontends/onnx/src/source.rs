@@ -41,10 +41,10 @@ impl Bytes {
         if range.start > range.end || range.end > self.range.len() {
             return None;
         }
-        let start = self.range.start + range.start;
+        let start = self.range.start.checked_add(range.start)?;
         Some(Bytes {
             owner: self.owner.clone(),
-            range: start..start + range.len(),
+            range: start..start.checked_add(range.len())?,
         })
     }
 
@@ -58,7 +58,8 @@ impl std::ops::Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        // The range was checked against the owner when it was made.
+        (*self.owner).as_ref().get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -170,7 +171,7 @@ impl ExternalFiles {
         if self.files.len() >= MAX_FILES {
             return Err(ErrorKind::TooLarge {
                 what: "the number of external data files".into(),
-                found: MAX_FILES as u64 + 1,
+                found: (MAX_FILES as u64).saturating_add(1),
                 limit: MAX_FILES as u64,
             });
         }

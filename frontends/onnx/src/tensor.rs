@@ -89,7 +89,7 @@ impl OnnxType {
     /// Bytes that `count` elements take in a file; `None` on overflow.
     fn file_bytes(self, count: usize) -> Option<usize> {
         match self.bits {
-            4 => Some(count / 2 + count % 2),
+            4 => Some(count.div_ceil(2)),
             bits => count.checked_mul(usize::from(bits) / 8),
         }
     }
@@ -111,7 +111,10 @@ pub struct Tensor {
 impl Tensor {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.data.len() / self.ty.storage.size()
+        self.data
+            .len()
+            .checked_div(self.ty.storage.size())
+            .unwrap_or_default()
     }
 
     /// Whether there are no elements.
@@ -136,7 +139,7 @@ pub(crate) fn decode_range(
     let mut proto = TensorProto::new();
     for part in split.rest {
         proto
-            .merge_from_bytes(&bytes[part])
+            .merge_from_bytes(bytes.get(part).unwrap_or_default())
             .map_err(|e| ErrorKind::Wire {
                 offset: start,
                 what: e.to_string(),
@@ -258,7 +261,8 @@ fn finish(ty: OnnxType, count: usize, data: Bytes) -> Bytes {
     if ty.bits == 4 {
         let signed = ty.storage == ScalarType::I8;
         let code = |i: usize| {
-            let nibble = data[i / 2] >> (4 * (i % 2)) & 15;
+            let byte = data.get(i / 2).copied().unwrap_or_default();
+            let nibble = if i.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
             if signed {
                 ((nibble << 4) as i8 >> 4) as u8
             } else {

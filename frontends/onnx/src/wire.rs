@@ -114,10 +114,10 @@ fn varint(bytes: &[u8], at: &mut usize, end: usize) -> Res<u64> {
     let start = *at;
     let mut value = 0u64;
     for shift in (0..70).step_by(7) {
-        let Some(&byte) = bytes[..end].get(*at) else {
+        let Some(&byte) = bytes.get(..end).and_then(|b| b.get(*at)) else {
             return wire(start, "truncated varint");
         };
-        *at += 1;
+        *at = at.saturating_add(1);
         if shift == 63 && byte > 1 {
             return wire(start, "varint of more than 64 bits");
         }
@@ -130,7 +130,7 @@ fn varint(bytes: &[u8], at: &mut usize, end: usize) -> Res<u64> {
 }
 
 fn scan(bytes: &[u8], range: Range<usize>, root: Msg, report: &mut dyn FnMut(Seen)) -> Res<()> {
-    let length = (range.end - range.start) as u64;
+    let length = range.len() as u64;
     if length > MAX_MESSAGE {
         return Err(ErrorKind::TooLarge {
             what: format!("the {}", root.name()),
@@ -141,16 +141,16 @@ fn scan(bytes: &[u8], range: Range<usize>, root: Msg, report: &mut dyn FnMut(See
     let mut budget = Budget {
         left: DECODE_BUDGET.saturating_add(length.saturating_mul(8)),
     };
-    let mut stack = [Frame {
+    let mut stack = Vec::with_capacity(MAX_DEPTH);
+    stack.push(Frame {
         msg: root,
         end: range.end,
-    }; MAX_DEPTH];
-    let mut depth = 1usize;
+    });
     let mut at = range.start;
-    while depth > 0 {
-        let frame = stack[depth - 1];
+    while let Some(&frame) = stack.last() {
+        let depth = stack.len();
         if at == frame.end {
-            depth -= 1;
+            stack.pop();
             continue;
         }
         let start = at;
@@ -186,16 +186,16 @@ fn scan(bytes: &[u8], range: Range<usize>, root: Msg, report: &mut dyn FnMut(See
                 if depth == MAX_DEPTH {
                     return wire(start, format!("messages nested more than {MAX_DEPTH} deep"));
                 }
-                stack[depth] = Frame {
+                stack.push(Frame {
                     msg,
                     end: payload.end,
-                };
-                depth += 1;
+                });
                 at = payload.start;
             }
             Field::Text => {
-                if let Err(e) = std::str::from_utf8(&bytes[payload.clone()]) {
-                    let where_ = payload.start + e.valid_up_to();
+                let text = bytes.get(payload.clone()).unwrap_or_default();
+                if let Err(e) = std::str::from_utf8(text) {
+                    let where_ = payload.start.saturating_add(e.valid_up_to());
                     return wire(
                         where_,
                         format!("field {number} of {} is not UTF-8", frame.msg.name()),
@@ -236,7 +236,7 @@ fn read_payload(
                 6 | 7 => format!("field {number} of {name} has the reserved wire type {kind}"),
                 _ => format!(
                     "field {number} of {name} has wire type {kind}, expected {}",
-                    fits[0]
+                    fits.first().copied().unwrap_or_default()
                 ),
             },
         );
@@ -251,7 +251,7 @@ fn read_payload(
         5 => 4,
         _ => varint(bytes, at, frame.end)?,
     };
-    let left = frame.end - *at;
+    let left = frame.end.saturating_sub(*at);
     let Some(length) = usize::try_from(length).ok().filter(|&n| n <= left) else {
         let name = frame.msg.name();
         return wire(
@@ -259,7 +259,7 @@ fn read_payload(
             format!("field {number} of {name} claims {length} bytes, but {left} are left in its message"),
         );
     };
-    let payload = *at..*at + length;
+    let payload = *at..at.saturating_add(length);
     *at = payload.end;
     if kind == 2 {
         check_packed(bytes, &payload, frame.msg, number, field)?;
@@ -281,9 +281,9 @@ fn check_packed(bytes: &[u8], payload: &Range<usize>, msg: Msg, number: u32, fie
         }
         _ => return Ok(()),
     };
-    match payload.len() % unit {
-        0 => Ok(()),
-        _ => wire(
+    match payload.len().is_multiple_of(unit) {
+        true => Ok(()),
+        false => wire(
             payload.start,
             format!(
                 "field {number} of {} has {} bytes, expected a multiple of {unit}",
@@ -305,11 +305,11 @@ impl Budget {
         let cost = match field {
             Field::Sub(Msg::Tensor) if in_place => INITIALIZER_COST,
             // Vectors double as they grow: twice the size covers it.
-            Field::Sub(msg) => 2 * msg.decoded_size() as u64,
-            Field::Text | Field::Bytes => TEXT_COST + length,
-            Field::Varints(size) => length * size as u64,
+            Field::Sub(msg) => (msg.decoded_size() as u64).saturating_mul(2),
+            Field::Text | Field::Bytes => TEXT_COST.saturating_add(length),
+            Field::Varints(size) => length.saturating_mul(size as u64),
             Field::Fixed32s | Field::Fixed64s => length,
-            Field::Unknown => UNKNOWN_COST + length,
+            Field::Unknown => UNKNOWN_COST.saturating_add(length),
             Field::Varint | Field::Fixed32 | Field::Fixed64 => 0,
         };
         match self.left.checked_sub(cost) {
@@ -359,10 +359,9 @@ mod tests {
         assert_eq!(split.initializers.len(), 1);
         let t = scan_tensor(&model, split.initializers[0].clone()).unwrap();
         assert_eq!(&model[t.raw.unwrap()], b"data");
-        assert_eq!(
-            t.rest,
-            [split.initializers[0].start..split.initializers[0].start + 3]
-        );
+        let start = split.initializers[0].start;
+        let rest: Vec<(usize, usize)> = t.rest.iter().map(|r| (r.start, r.end)).collect();
+        assert_eq!(rest, [(start, start + 3)]);
     }
 
     #[test]

@@ -119,3 +119,66 @@ fn importers_agree_with_onnx_runtime() {
         folders.len()
     );
 }
+
+/// Replaces one integer of the model, an attribute's or a small constant's, by an extreme value. `None` past the last one.
+fn with_extreme(bytes: &[u8], which: usize, value: i64) -> Option<Vec<u8>> {
+    let mut model = ModelProto::parse_from_bytes(bytes).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let mut slots: Vec<&mut i64> = Vec::new();
+    for node in &mut graph.node {
+        for a in &mut node.attribute {
+            slots.push(&mut a.i);
+            slots.extend(a.ints.iter_mut());
+        }
+    }
+    let mut raw = Vec::new();
+    for t in &mut graph.initializer {
+        slots.extend(t.dims.iter_mut());
+        if t.data_type == 7 {
+            raw.extend(t.raw_data.chunks_exact_mut(8));
+        }
+    }
+    let attributes = slots.len();
+    match (slots.into_iter().nth(which), which.checked_sub(attributes)) {
+        (Some(slot), _) => *slot = value,
+        (None, Some(n)) => raw.into_iter().nth(n)?.copy_from_slice(&value.to_le_bytes()),
+        (None, None) => return None,
+    }
+    Some(model.write_to_bytes().unwrap())
+}
+
+#[test]
+fn extreme_numbers_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(folders) = cases(dir.path()) else { return };
+    let extremes = [
+        i64::MIN,
+        i64::MIN + 1,
+        -2,
+        -1,
+        0,
+        2,
+        7,
+        1 << 31,
+        1 << 40,
+        i64::MAX / 2,
+        i64::MAX - 1,
+        i64::MAX,
+    ];
+    let mut panics = std::collections::BTreeSet::new();
+    for folder in &folders {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let bytes = std::fs::read(folder.join("model.onnx")).unwrap();
+        for base in [bytes.clone(), symbolic(&bytes)] {
+            for value in extremes {
+                for model in (0..).map_while(|n| with_extreme(&base, n, value)) {
+                    let import = || import_bytes(&model.into(), "t", &ImportOptions::default()).map(|_| ());
+                    if std::panic::catch_unwind(import).is_err() {
+                        panics.insert(name.clone());
+                    }
+                }
+            }
+        }
+    }
+    assert!(panics.is_empty(), "{panics:?}");
+}

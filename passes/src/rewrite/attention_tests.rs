@@ -4,7 +4,6 @@ use super::tests::{ops, run_all, scalar};
 use super::*;
 use crate::canon::{OrderOperands, RemoveDead};
 use crate::testing::{Net, dims};
-use rsqc_ir::eval::Tensor;
 use rsqc_ir::ops::elementwise::*;
 use rsqc_ir::ops::linalg::MatMul;
 use rsqc_ir::ops::norm::Softmax;

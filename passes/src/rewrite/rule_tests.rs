@@ -26,7 +26,7 @@ fn list(text: &str) -> Vec<i64> {
         .collect()
 }
 
-fn inner<'a>(text: &'a str, open: char, close: char) -> Option<&'a str> {
+fn inner(text: &str, open: char, close: char) -> Option<&str> {
     text.strip_prefix(open)?.strip_suffix(close)
 }
 

@@ -1,17 +1,15 @@
 //! Recognition in the spellings that exporters write, on near misses, and against the reference evaluator.
 
 use super::*;
-use crate::canon::{OrderOperands, RemoveDead, SimplifyArithmetic};
+use crate::canon::{OrderOperands, SimplifyArithmetic};
 use crate::manager::{ManagerOptions, PassManager, Report};
 use crate::pass::{Env, Pass};
 use crate::testing::{Net, assert_same, dims, sym};
 use rsqc_ir::eval::Tensor;
 use rsqc_ir::ops::elementwise::*;
-use rsqc_ir::ops::linalg::MatMul;
-use rsqc_ir::ops::norm::Softmax;
 use rsqc_ir::ops::reduce::{Reduce, Reduction};
-use rsqc_ir::ops::shape::{Concat, Expand, Iota, Reshape, Slice, Transpose};
-use rsqc_ir::{Dim, Module, Op, ScalarType, ValueId};
+use rsqc_ir::ops::shape::{Concat, Reshape, Slice, Transpose};
+use rsqc_ir::{Dim, Module, ValueId};
 
 pub(super) fn run_all(passes: Vec<Box<dyn Pass>>, m: &Module) -> (Module, Report) {
     let mut out = m.clone();

@@ -50,15 +50,29 @@ impl ArtifactProgram {
 
     fn open_at(path: &Path, threads: usize, level: Option<Level>) -> Result<Self, Failure> {
         if !crate::cli::is_artifact(path) {
-            let why = if path.exists() { "is not an artifact made by rsqc" } else { "there is no such file" };
+            let why = if path.exists() {
+                "is not an artifact made by rsqc"
+            } else {
+                "there is no such file"
+            };
             return Err(Failure::error(format!("{}: {why}", escape_path(path))));
         }
         let fail = |e: RuntimeError| Failure::error(format!("{}: {e}", escape_path(path)));
         let artifact = Artifact::open_at(path, level.map(Level::name)).map_err(fail)?;
         let session = ArtifactSession::with_threads(&artifact, threads).map_err(fail)?;
         let m = artifact.manifest();
-        let (inputs, outputs) = (specs::inputs(m), m.outputs.iter().map(|o| o.name.clone()).collect());
-        Ok(ArtifactProgram { path: path.into(), threads, artifact, session, inputs, outputs })
+        let (inputs, outputs) = (
+            specs::inputs(m),
+            m.outputs.iter().map(|o| o.name.clone()).collect(),
+        );
+        Ok(ArtifactProgram {
+            path: path.into(),
+            threads,
+            artifact,
+            session,
+            inputs,
+            outputs,
+        })
     }
 
     /// The manifest.
@@ -95,15 +109,30 @@ impl ArtifactProgram {
 
     /// Replays the inputs of a stored vector.
     pub fn run_test(&mut self, t: &pb::SelfTest) -> Result<Vec<Tensor>, Failure> {
-        let dims: Vec<Vec<i64>> = t.inputs.iter().map(|i| i.dims.iter().map(|d| *d as i64).collect()).collect();
-        let views: Vec<TensorView<'_>> =
-            t.inputs.iter().zip(&dims).map(|(i, dims)| TensorView { elem: i.elem(), dims, data: &i.data }).collect();
+        let dims: Vec<Vec<i64>> = t
+            .inputs
+            .iter()
+            .map(|i| i.dims.iter().map(|d| *d as i64).collect())
+            .collect();
+        let views: Vec<TensorView<'_>> = t
+            .inputs
+            .iter()
+            .zip(&dims)
+            .map(|(i, dims)| TensorView {
+                elem: i.elem(),
+                dims,
+                data: &i.data,
+            })
+            .collect();
         self.session.run(&views).map_err(|e| self.fail(e))
     }
 
     /// Mean step times over `runs` runs of a session of its own.
     pub fn profile(&mut self, inputs: &[Array], runs: u32) -> Result<Vec<StepProfile>, Failure> {
-        let options = SessionOptions { threads: self.threads, ..SessionOptions::default() };
+        let options = SessionOptions {
+            threads: self.threads,
+            ..SessionOptions::default()
+        };
         let mut session = ArtifactSession::new(&self.artifact, &options, true).map_err(|e| self.fail(e))?;
         let dims = dims(inputs);
         let views = views(inputs, &dims);
@@ -111,10 +140,20 @@ impl ArtifactProgram {
         for run in 0..=runs {
             session.run(&views).map_err(|e| self.fail(e))?;
             let times = session.step_times().map_err(|e| self.fail(e))?;
-            ns.resize(times.iter().map(|t| t.step as usize + 1).max().unwrap_or(0).max(ns.len()), 0.0);
+            ns.resize(
+                times
+                    .iter()
+                    .map(|t| t.step as usize + 1)
+                    .max()
+                    .unwrap_or(0)
+                    .max(ns.len()),
+                0.0,
+            );
             // The first run places buffers and touches memory: it warms up.
             if run > 0 {
-                times.iter().for_each(|t| ns[t.step as usize] += t.ns as f64 / f64::from(runs));
+                times
+                    .iter()
+                    .for_each(|t| ns[t.step as usize] += t.ns as f64 / f64::from(runs));
             }
         }
         Ok(self.describe(inputs, &ns))
@@ -123,8 +162,11 @@ impl ArtifactProgram {
     fn describe(&self, inputs: &[Array], ns: &[f64]) -> Vec<StepProfile> {
         let m = self.manifest();
         let env = crate::data::inputs::bind(&self.inputs, inputs).unwrap_or_default();
-        let symbols: Vec<Option<i64>> =
-            m.symbols.iter().map(|s| env.get(&rsqc_ir::Symbol::new(&s.name)).copied()).collect();
+        let symbols: Vec<Option<i64>> = m
+            .symbols
+            .iter()
+            .map(|s| env.get(&rsqc_ir::Symbol::new(&s.name)).copied())
+            .collect();
         let values = rsqc_artifact::expr::evaluate(&m.exprs, &symbols);
         let value = |id: Option<u32>| match id.and_then(|i| values.get(i as usize)) {
             Some(rsqc_artifact::expr::Value::Known(v)) => *v as f64,
@@ -133,12 +175,21 @@ impl ArtifactProgram {
         let steps = m.blocks.iter().flat_map(|b| &b.steps);
         let row = |(i, (s, ns)): (usize, (&pb::Step, &f64))| {
             let (kernel, node, macs, bytes) = match &s.kind {
-                Some(step::Kind::Launch(l)) => (l.name.clone(), l.node.clone(), value(l.macs), value(l.bytes)),
+                Some(step::Kind::Launch(l)) => {
+                    (l.name.clone(), l.node.clone(), value(l.macs), value(l.bytes))
+                }
                 Some(step::Kind::Copy(c)) => ("copy".into(), String::new(), 0.0, 2.0 * value(Some(c.bytes))),
                 Some(step::Kind::Check(c)) => ("check".into(), c.node.clone(), 0.0, 0.0),
                 _ => ("other".into(), String::new(), 0.0, 0.0),
             };
-            StepProfile { index: i as u32, kernel, node, ns: *ns, macs, bytes }
+            StepProfile {
+                index: i as u32,
+                kernel,
+                node,
+                ns: *ns,
+                macs,
+                bytes,
+            }
         };
         steps.zip(ns).enumerate().map(row).collect()
     }
@@ -153,15 +204,29 @@ impl Program for ArtifactProgram {
     }
     fn run(&mut self, inputs: &[Array]) -> Result<Vec<Array>, Failure> {
         let dims = dims(inputs);
-        let out = self.session.run(&views(inputs, &dims)).map_err(|e| self.fail(e))?;
+        let out = self
+            .session
+            .run(&views(inputs, &dims))
+            .map_err(|e| self.fail(e))?;
         Ok(out.into_iter().map(from_runtime).collect())
     }
 }
 
 fn dims(inputs: &[Array]) -> Vec<Vec<i64>> {
-    inputs.iter().map(|a| a.shape.iter().map(|d| *d as i64).collect()).collect()
+    inputs
+        .iter()
+        .map(|a| a.shape.iter().map(|d| *d as i64).collect())
+        .collect()
 }
 
 fn views<'a>(inputs: &'a [Array], dims: &'a [Vec<i64>]) -> Vec<TensorView<'a>> {
-    inputs.iter().zip(dims).map(|(a, dims)| TensorView { elem: elem_type(a.ty), dims, data: &a.data }).collect()
+    inputs
+        .iter()
+        .zip(dims)
+        .map(|(a, dims)| TensorView {
+            elem: elem_type(a.ty),
+            dims,
+            data: &a.data,
+        })
+        .collect()
 }

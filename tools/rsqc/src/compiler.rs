@@ -87,7 +87,11 @@ pub struct Clock<'a> {
 impl<'a> Clock<'a> {
     /// A clock with a listener.
     pub fn new(listener: &'a mut dyn FnMut(Stage)) -> Self {
-        Clock { listener, current: None, times: Vec::new() }
+        Clock {
+            listener,
+            current: None,
+            times: Vec::new(),
+        }
     }
     /// Begins a stage; ends the one before.
     pub fn begin(&mut self, s: Stage) {
@@ -109,8 +113,16 @@ pub fn import(path: &Path, dims: &BTreeMap<String, DimSpec>) -> Result<Module, F
 }
 
 /// Runs the scheme's pipeline: from imported to lowered.
-pub fn lower(m: &mut Module, file: &Path, o: &CompileOptions, backend: &dyn Backend) -> Result<Report, Failure> {
-    let env = Env { target: backend.target(), ..Env::default() };
+pub fn lower(
+    m: &mut Module,
+    file: &Path,
+    o: &CompileOptions,
+    backend: &dyn Backend,
+) -> Result<Report, Failure> {
+    let env = Env {
+        target: backend.target(),
+        ..Env::default()
+    };
     let passes = rsqc_passes::pipeline::pipeline(&o.scheme);
     let mut manager = PassManager::new(env, o.manager.clone()).output(|text| eprintln!("{text}"));
     manager.run(m, &passes).map_err(|d| Failure::from_diag(file, d))
@@ -129,7 +141,12 @@ pub struct Compiled {
 }
 
 /// Compiles a model file.
-pub fn compile(path: &Path, o: &CompileOptions, backend: &dyn Backend, clock: &mut Clock<'_>) -> Result<Compiled, Failure> {
+pub fn compile(
+    path: &Path,
+    o: &CompileOptions,
+    backend: &dyn Backend,
+    clock: &mut Clock<'_>,
+) -> Result<Compiled, Failure> {
     clock.begin(Stage::Import);
     let mut m = import(path, &o.dims)?;
     clock.begin(Stage::Passes);
@@ -149,12 +166,19 @@ pub fn assemble(
     clock.begin(Stage::Plan);
     let mut plan = build_plan(m, backend).map_err(|d| Failure::from_diags(path, &d))?;
     clock.begin(Stage::Codegen);
-    let code = backend.generate(&plan.kernels, &o.levels).map_err(|d| Failure::from_diag(path, d))?;
+    let code = backend
+        .generate(&plan.kernels, &o.levels)
+        .map_err(|d| Failure::from_diag(path, d))?;
     let weights = Arc::new(plan.weight_bytes());
     plan.weights.clear();
     let manifest = manifest(plan, &code, o, &report);
     clock.end();
-    Ok(Compiled { manifest, code: code.blob, weights, report })
+    Ok(Compiled {
+        manifest,
+        code: code.blob,
+        weights,
+        report,
+    })
 }
 
 fn manifest(plan: Plan, code: &Code, o: &CompileOptions, report: &Report) -> pb::Manifest {
@@ -165,7 +189,12 @@ fn manifest(plan: Plan, code: &Code, o: &CompileOptions, report: &Report) -> pb:
     m.levels = o.levels.clone();
     for k in &mut m.kernels {
         let entries = code.entries.get(&k.name).into_iter().flatten();
-        k.entries = entries.map(|(level, offset)| pb::Entry { level: level.clone(), offset: *offset }).collect();
+        k.entries = entries
+            .map(|(level, offset)| pb::Entry {
+                level: level.clone(),
+                offset: *offset,
+            })
+            .collect();
     }
     m.layers = report
         .layers
@@ -186,7 +215,8 @@ fn manifest(plan: Plan, code: &Code, o: &CompileOptions, report: &Report) -> pb:
 impl Compiled {
     /// Loads it into this process.
     pub fn load(self) -> Result<Arc<rsqc_runtime::Model>, Failure> {
-        rsqc_runtime::Model::from_parts(self.manifest, &self.code, self.weights).map_err(|e| Failure::error(e.to_string()))
+        rsqc_runtime::Model::from_parts(self.manifest, &self.code, self.weights)
+            .map_err(|e| Failure::error(e.to_string()))
     }
 
     /// Writes the artifact.
@@ -201,8 +231,15 @@ impl Compiled {
 pub fn parse_dim(text: &str) -> Result<(String, DimSpec), String> {
     let (name, value) = text.rsplit_once('=').ok_or("expected NAME=N or NAME=LO..HI")?;
     let number = |t: &str| -> Result<i64, String> {
-        let v: i64 = t.trim().parse().map_err(|_| format!("`{}` is not a number", escape_path(Path::new(t))))?;
-        if (0..=1 << 40).contains(&v) { Ok(v) } else { Err(format!("{v} is not between 0 and 2^40")) }
+        let v: i64 = t
+            .trim()
+            .parse()
+            .map_err(|_| format!("`{}` is not a number", escape_path(Path::new(t))))?;
+        if (0..=1 << 40).contains(&v) {
+            Ok(v)
+        } else {
+            Err(format!("{v} is not between 0 and 2^40"))
+        }
     };
     let d = match value.split_once("..") {
         None => DimSpec::Fixed(number(value)?),

@@ -17,17 +17,26 @@ pub struct Failure {
 impl Failure {
     /// An error (status 1).
     pub fn error(text: impl Into<String>) -> Self {
-        Failure { status: 1, text: text.into() }
+        Failure {
+            status: 1,
+            text: text.into(),
+        }
     }
 
     /// Wrong usage (status 2).
     pub fn usage(text: impl Into<String>) -> Self {
-        Failure { status: 2, text: text.into() }
+        Failure {
+            status: 2,
+            text: text.into(),
+        }
     }
 
     /// Unsupported (status 3).
     pub fn unsupported(text: impl Into<String>) -> Self {
-        Failure { status: 3, text: text.into() }
+        Failure {
+            status: 3,
+            text: text.into(),
+        }
     }
 
     /// Diagnostics about `file`; the worst blame decides the status. At most 12 are printed, the rest is counted.
@@ -35,14 +44,21 @@ impl Failure {
         const SHOWN: usize = 12;
         let file = rsqc_onnx::error::escape_path(file);
         let unsupported = diags.iter().all(|d| d.blame == Blame::Unsupported);
-        let mut lines: Vec<String> = diags.iter().take(SHOWN).map(|d| format!("{file}: {}", shorten(&d.to_string()))).collect();
+        let mut lines: Vec<String> = diags
+            .iter()
+            .take(SHOWN)
+            .map(|d| format!("{file}: {}", shorten(&d.to_string())))
+            .collect();
         if diags.len() > SHOWN {
             lines.push(format!("and {} more", diags.len() - SHOWN));
         }
         if diags.iter().any(|d| d.blame == Blame::Internal) {
             lines.push("  help: this is a defect of rsqc; please report it with the model".into());
         }
-        Failure { status: if unsupported { 3 } else { 1 }, text: lines.join("\n") }
+        Failure {
+            status: if unsupported { 3 } else { 1 },
+            text: lines.join("\n"),
+        }
     }
 
     /// One diagnostic about `file`.
@@ -68,6 +84,9 @@ impl From<DataError> for Failure {
 
 impl From<rsqc_onnx::error::ImportError> for Failure {
     fn from(e: rsqc_onnx::error::ImportError) -> Self {
-        Failure { status: if e.is_unsupported() { 3 } else { 1 }, text: e.to_string() }
+        Failure {
+            status: if e.is_unsupported() { 3 } else { 1 },
+            text: e.to_string(),
+        }
     }
 }

@@ -35,7 +35,10 @@ pub fn evaluate(
     data: &Path,
     limit: usize,
 ) -> Result<Figures, Failure> {
-    let data = EvalData { npz: Npz::open(data)?, limit };
+    let data = EvalData {
+        npz: Npz::open(data)?,
+        limit,
+    };
     match task {
         Task::Outputs => outputs(model, against, data),
         Task::Embedding => embedding(model, data),
@@ -85,7 +88,11 @@ impl EvalData {
 }
 
 /// Runs samples `range`; arrays count samples on axis 0, which is also the model's batch axis.
-fn run_rows(p: &mut dyn Program, arrays: &[Array], range: std::ops::Range<usize>) -> Result<Vec<Array>, Failure> {
+fn run_rows(
+    p: &mut dyn Program,
+    arrays: &[Array],
+    range: std::ops::Range<usize>,
+) -> Result<Vec<Array>, Failure> {
     let cut: Vec<Array> = arrays.iter().map(|a| a.cut(0, range.clone())).collect();
     crate::data::inputs::bind(p.inputs(), &cut).map_err(Failure::error)?;
     p.run(&cut)
@@ -105,7 +112,11 @@ fn need_against(a: Option<Box<dyn Program>>) -> Result<Box<dyn Program>, Failure
     a.ok_or_else(|| Failure::usage("this task compares two models: give the other one with --against"))
 }
 
-fn outputs(model: &mut dyn Program, against: Option<Box<dyn Program>>, mut data: EvalData) -> Result<Figures, Failure> {
+fn outputs(
+    model: &mut dyn Program,
+    against: Option<Box<dyn Program>>,
+    mut data: EvalData,
+) -> Result<Figures, Failure> {
     let mut against = need_against(against)?;
     if against.outputs().len() != model.outputs().len() {
         return Err(Failure::error("the two models differ in their number of outputs"));
@@ -114,9 +125,16 @@ fn outputs(model: &mut dyn Program, against: Option<Box<dyn Program>>, mut data:
     let mut all: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); model.outputs().len()];
     for range in chunks(n, batch_of(model).min(batch_of(against.as_ref()))) {
         let reference = run_rows(against.as_mut(), &arrays, range.clone())?;
-        for ((r, o), acc) in reference.iter().zip(run_rows(model, &arrays, range)?).zip(&mut all) {
+        for ((r, o), acc) in reference
+            .iter()
+            .zip(run_rows(model, &arrays, range)?)
+            .zip(&mut all)
+        {
             if r.shape != o.shape {
-                return Err(Failure::error(format!("output shapes {:?} and {:?} differ", o.shape, r.shape)));
+                return Err(Failure::error(format!(
+                    "output shapes {:?} and {:?} differ",
+                    o.shape, r.shape
+                )));
             }
             acc.0.extend(r.to_f64());
             acc.1.extend(o.to_f64());
@@ -131,7 +149,11 @@ fn outputs(model: &mut dyn Program, against: Option<Box<dyn Program>>, mut data:
     Ok(figures)
 }
 
-fn classify(model: &mut dyn Program, mut against: Option<Box<dyn Program>>, mut data: EvalData) -> Result<Figures, Failure> {
+fn classify(
+    model: &mut dyn Program,
+    mut against: Option<Box<dyn Program>>,
+    mut data: EvalData,
+) -> Result<Figures, Failure> {
     let (arrays, n) = data.inputs(model, "")?;
     let labels = data.array("labels")?.to_f64();
     if labels.len() < n {
@@ -164,7 +186,11 @@ fn classify(model: &mut dyn Program, mut against: Option<Box<dyn Program>>, mut 
         }
     }
     let share = |k: usize| k as f64 / n as f64;
-    let mut figures = vec![("samples".into(), n as f64), ("top1".into(), share(top1)), ("top5".into(), share(top5))];
+    let mut figures = vec![
+        ("samples".into(), n as f64),
+        ("top1".into(), share(top1)),
+        ("top5".into(), share(top5)),
+    ];
     if against.is_some() {
         figures.push(("agreement".into(), share(agree)));
         figures.push(("logits_snr_db".into(), snr_db(&reference, &all)));
@@ -184,8 +210,11 @@ fn embeddings(model: &mut dyn Program, data: &mut EvalData, prefix: &str) -> Res
         })
         .collect();
     let mut out = Vec::with_capacity(n);
-    for i in 0..n {
-        let sample: Vec<Array> = arrays.iter().map(|a| a.cut(0, i..i + 1).cut(1, 0..lengths[i])).collect();
+    for (i, length) in lengths.into_iter().enumerate() {
+        let sample: Vec<Array> = arrays
+            .iter()
+            .map(|a| a.cut(0, i..i + 1).cut(1, 0..length))
+            .collect();
         let weights = sample[mask].to_f64();
         let hidden = model.run(&sample)?.swap_remove(0);
         let width = hidden.shape.last().copied().unwrap_or(1).max(1);
@@ -210,19 +239,36 @@ fn embedding(model: &mut dyn Program, mut data: EvalData) -> Result<Figures, Fai
         r.to_f64().chunks(width).take(n).map(<[f64]>::to_vec).collect()
     };
     let cos: Vec<f64> = a.iter().zip(&b).map(|(x, y)| cosine(x, y)).collect();
-    let pairs = rows(&ref_a).into_iter().zip(&a).chain(rows(&ref_b).into_iter().zip(&b));
+    let pairs = rows(&ref_a)
+        .into_iter()
+        .zip(&a)
+        .chain(rows(&ref_b).into_iter().zip(&b));
     let each: Vec<f64> = pairs.map(|(r, e)| cosine(&r, e)).collect();
-    let change = cos.iter().zip(&ref_cos).map(|(c, r)| (c - r).abs()).fold(0.0, f64::max);
+    let change = cos
+        .iter()
+        .zip(&ref_cos)
+        .map(|(c, r)| (c - r).abs())
+        .fold(0.0, f64::max);
     Ok(vec![
         ("samples".into(), (2 * n) as f64),
-        ("spearman".into(), spearman(&cos, &ref_cos[..n.min(ref_cos.len())])),
+        (
+            "spearman".into(),
+            spearman(&cos, &ref_cos[..n.min(ref_cos.len())]),
+        ),
         ("mean_cosine".into(), each.iter().sum::<f64>() / each.len() as f64),
-        ("min_cosine".into(), each.iter().copied().fold(f64::INFINITY, f64::min)),
+        (
+            "min_cosine".into(),
+            each.iter().copied().fold(f64::INFINITY, f64::min),
+        ),
         ("max_cos_change".into(), change),
     ])
 }
 
-fn lm(model: &mut dyn Program, mut against: Option<Box<dyn Program>>, mut data: EvalData) -> Result<Figures, Failure> {
+fn lm(
+    model: &mut dyn Program,
+    mut against: Option<Box<dyn Program>>,
+    mut data: EvalData,
+) -> Result<Figures, Failure> {
     let (arrays, n) = data.inputs(model, "")?;
     let ids = model.inputs().iter().position(|s| s.name == "input_ids");
     let ids = ids.ok_or_else(|| Failure::error("the lm task needs an input `input_ids`"))?;
@@ -245,7 +291,11 @@ fn lm(model: &mut dyn Program, mut against: Option<Box<dyn Program>>, mut data: 
             hits += usize::from(top(&out[t], 1).first() == Some(&next));
             count += 1;
             if let Some(o) = &other {
-                kl += o[t].iter().zip(&out[t]).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+                kl += o[t]
+                    .iter()
+                    .zip(&out[t])
+                    .map(|(p, q)| p.exp() * (p - q))
+                    .sum::<f64>();
             }
         }
     }

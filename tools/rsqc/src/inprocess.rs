@@ -36,11 +36,18 @@ impl Program for SessionProgram {
         &self.outputs
     }
     fn run(&mut self, inputs: &[Array]) -> Result<Vec<Array>, Failure> {
-        let dims: Vec<Vec<i64>> = inputs.iter().map(|a| a.shape.iter().map(|d| *d as i64).collect()).collect();
+        let dims: Vec<Vec<i64>> = inputs
+            .iter()
+            .map(|a| a.shape.iter().map(|d| *d as i64).collect())
+            .collect();
         let views: Vec<TensorView<'_>> = inputs
             .iter()
             .zip(&dims)
-            .map(|(a, dims)| TensorView { elem: elem_type(a.ty), dims, data: &a.data })
+            .map(|(a, dims)| TensorView {
+                elem: elem_type(a.ty),
+                dims,
+                data: &a.data,
+            })
             .collect();
         let out = self.session.run(&views).map_err(runtime)?;
         Ok(out.into_iter().map(from_runtime).collect())
@@ -49,7 +56,11 @@ impl Program for SessionProgram {
 
 /// An array from a runtime tensor.
 pub fn from_runtime(t: Tensor) -> Array {
-    Array { ty: scalar_type(t.elem), shape: t.dims.iter().map(|d| *d as usize).collect(), data: t.data }
+    Array {
+        ty: scalar_type(t.elem),
+        shape: t.dims.iter().map(|d| *d as usize).collect(),
+        data: t.data,
+    }
 }
 
 fn runtime(e: RuntimeError) -> Failure {

@@ -14,21 +14,37 @@ pub fn snr_db(reference: &[f64], out: &[f64]) -> f64 {
         signal += r * r;
         noise += (o - r) * (o - r);
     }
-    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
+    if noise == 0.0 {
+        f64::INFINITY
+    } else {
+        10.0 * (signal / noise).log10()
+    }
 }
 
 /// Cosine of the angle between two vectors; 1 if both are zero.
 pub fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot: f64 = a.iter().zip(b).map(|(x, y)| x * y).sum();
     let (na, nb): (f64, f64) = (a.iter().map(|x| x * x).sum(), b.iter().map(|x| x * x).sum());
-    if na == 0.0 && nb == 0.0 { 1.0 } else { dot / (na * nb).sqrt() }
+    if na == 0.0 && nb == 0.0 {
+        1.0
+    } else {
+        dot / (na * nb).sqrt()
+    }
 }
 
 /// Largest absolute difference; NaN if exactly one side is NaN somewhere.
 pub fn max_abs_diff(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).fold(0.0, |m: f64, (x, y)| {
-        let d = if x == y || (x.is_nan() && y.is_nan()) { 0.0 } else { (x - y).abs() };
-        if d.is_nan() || m.is_nan() { f64::NAN } else { m.max(d) }
+        let d = if x == y || (x.is_nan() && y.is_nan()) {
+            0.0
+        } else {
+            (x - y).abs()
+        };
+        if d.is_nan() || m.is_nan() {
+            f64::NAN
+        } else {
+            m.max(d)
+        }
     })
 }
 
@@ -78,7 +94,10 @@ pub fn log_softmax(v: &[f64]) -> Vec<f64> {
 /// The value below which a share `p` (0 to 1) of the sorted values lies.
 pub fn percentile(sorted: &[f64], p: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * p).round() as usize).copied().unwrap_or(f64::NAN)
+    sorted
+        .get((last as f64 * p).round() as usize)
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

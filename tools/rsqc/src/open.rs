@@ -59,8 +59,13 @@ pub fn open(path: &Path, o: &OpenOptions) -> Result<Box<dyn Program>, Failure> {
 pub fn parse_scheme(text: &str) -> Result<Scheme, Failure> {
     let at = Path::new(text);
     let parsed = if text.ends_with(".toml") {
-        let recipe = std::fs::read_to_string(at)
-            .map_err(|e| Failure::error(format!("{}: cannot be read: {}", rsqc_onnx::error::escape_path(at), e.kind())))?;
+        let recipe = std::fs::read_to_string(at).map_err(|e| {
+            Failure::error(format!(
+                "{}: cannot be read: {}",
+                rsqc_onnx::error::escape_path(at),
+                e.kind()
+            ))
+        })?;
         Scheme::from_recipe(&rsqc_onnx::error::escape_path(at), &recipe)
     } else {
         Scheme::parse(text)

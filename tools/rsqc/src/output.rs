@@ -51,7 +51,10 @@ pub fn write_atomically(
         file
     };
     let result = fill_and_persist(file, path, fill);
-    PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+    PENDING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .pop();
     result.map_err(fail)
 }
 
@@ -84,7 +87,9 @@ fn fill_and_persist(
     fill(&mut writer)?;
     writer.flush().map_err(|e| plain(&e))?;
     drop(writer);
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o755)).map_err(|e| plain(&e))?;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o755))
+        .map_err(|e| plain(&e))?;
     let _pending = PENDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     file.persist(path).map_err(|e| plain(&e.error))?;
     Ok(())

@@ -28,7 +28,9 @@ impl<'a> ModuleProgram<'a> {
         Ok(ModuleProgram {
             inputs: Spec::inputs(&m.graph),
             outputs: m.graph.outputs().iter().map(|p| p.name.clone()).collect(),
-            prepared: executor.prepare(m, &[]).map_err(|e| Failure::error(e.to_string()))?,
+            prepared: executor
+                .prepare(m, &[])
+                .map_err(|e| Failure::error(e.to_string()))?,
         })
     }
 }
@@ -42,17 +44,25 @@ impl Program for ModuleProgram<'_> {
     }
     fn run(&mut self, inputs: &[Array]) -> Result<Vec<Array>, Failure> {
         let tensors = inputs.iter().map(to_tensor).collect::<Result<Vec<_>, _>>()?;
-        let out = self.prepared.run(&tensors, &mut |_, _| {}).map_err(|e| Failure::error(e.to_string()))?;
+        let out = self
+            .prepared
+            .run(&tensors, &mut |_, _| {})
+            .map_err(|e| Failure::error(e.to_string()))?;
         Ok(out.iter().map(from_tensor).collect())
     }
 }
 
 /// An array as the evaluator takes it.
 pub fn to_tensor(a: &Array) -> Result<Tensor, Failure> {
-    Tensor::from_bytes(a.ty, a.shape.clone(), &a.data).ok_or_else(|| Failure::error("an array's bytes do not fit its shape"))
+    Tensor::from_bytes(a.ty, a.shape.clone(), &a.data)
+        .ok_or_else(|| Failure::error("an array's bytes do not fit its shape"))
 }
 
 /// An array from the evaluator.
 pub fn from_tensor(t: &Tensor) -> Array {
-    Array { ty: t.elem(), shape: t.shape.clone(), data: t.data.to_bytes() }
+    Array {
+        ty: t.elem(),
+        shape: t.shape.clone(),
+        data: t.data.to_bytes(),
+    }
 }

@@ -37,10 +37,18 @@ const SYMBOL_VALUES: [&[i64]; 2] = [&[1, 5, 3], &[2, 3, 4]];
 
 /// Runs the model at its weakest level, stores inputs and outputs, and replays them at the others.
 pub fn add_vectors(c: &mut Compiled) -> Result<Tested, Failure> {
-    let runnable: Vec<Level> =
-        c.manifest.levels.iter().filter_map(|l| Level::from_name(l)).filter(|l| rsqc_runtime::cpu::supports(*l)).collect();
+    let runnable: Vec<Level> = c
+        .manifest
+        .levels
+        .iter()
+        .filter_map(|l| Level::from_name(l))
+        .filter(|l| rsqc_runtime::cpu::supports(*l))
+        .collect();
     let Some(weakest) = runnable.first().copied() else {
-        return Ok(Tested { vectors: 0, levels: vec![] });
+        return Ok(Tested {
+            vectors: 0,
+            levels: vec![],
+        });
     };
     let load = |level: Level| {
         Model::from_parts_at(c.manifest.clone(), &c.code, c.weights.clone(), Some(level))
@@ -56,11 +64,17 @@ pub fn add_vectors(c: &mut Compiled) -> Result<Tested, Failure> {
         let model = load(*level)?;
         for t in &tests {
             replay(&model, t).map_err(|why| {
-                Failure::error(format!("self-test at level {}: {why}\n  help: this is a defect of rsqc; please report it", level.name()))
+                Failure::error(format!(
+                    "self-test at level {}: {why}\n  help: this is a defect of rsqc; please report it",
+                    level.name()
+                ))
             })?;
         }
     }
-    let tested = Tested { vectors: tests.len(), levels: runnable.iter().map(|l| l.name().to_string()).collect() };
+    let tested = Tested {
+        vectors: tests.len(),
+        levels: runnable.iter().map(|l| l.name().to_string()).collect(),
+    };
     c.manifest.selftests = tests;
     Ok(tested)
 }
@@ -73,18 +87,32 @@ fn vector(model: &Arc<Model>, values: &[i64], seed: u64, level: Level) -> Result
         .enumerate()
         .map(|(i, s)| values[i % values.len()].clamp(s.lo, s.hi.max(s.lo)))
         .collect();
-    let env: BTreeMap<Symbol, i64> = m.symbols.iter().map(|s| Symbol::new(&s.name)).zip(symbols.iter().copied()).collect();
+    let env: BTreeMap<Symbol, i64> = m
+        .symbols
+        .iter()
+        .map(|s| Symbol::new(&s.name))
+        .zip(symbols.iter().copied())
+        .collect();
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let inputs = specs::inputs(m)
         .iter()
         .map(|s| {
-            let dims = s.ty.shape.iter().map(|d| d.eval(&|n| env.get(n).copied())).collect::<Option<Vec<i64>>>();
-            let dims = dims.ok_or_else(|| Failure::error(format!("input `{}` has a size that nothing determines", s.name)))?;
+            let dims =
+                s.ty.shape
+                    .iter()
+                    .map(|d| d.eval(&|n| env.get(n).copied()))
+                    .collect::<Option<Vec<i64>>>();
+            let dims = dims.ok_or_else(|| {
+                Failure::error(format!("input `{}` has a size that nothing determines", s.name))
+            })?;
             Ok(random_tensor(s.ty.storage(), dims, &mut random))
         })
         .collect::<Result<Vec<Tensor>, Failure>>()?;
     let outputs = run(model, &inputs).map_err(Failure::error)?;
-    let quantized = m.layers.iter().any(|l| l.weight_bytes_after < l.weight_bytes_before);
+    let quantized = m
+        .layers
+        .iter()
+        .any(|l| l.weight_bytes_after < l.weight_bytes_before);
     Ok(pb::SelfTest {
         name: format!("vector {seed}"),
         symbols,
@@ -120,7 +148,11 @@ fn random_tensor(ty: ScalarType, dims: Vec<i64>, state: &mut u64) -> Tensor {
             }
         }
     }
-    Tensor { elem: specs::elem_type(ty), dims, data }
+    Tensor {
+        elem: specs::elem_type(ty),
+        dims,
+        data,
+    }
 }
 
 fn run(model: &Arc<Model>, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
@@ -130,11 +162,19 @@ fn run(model: &Arc<Model>, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
 }
 
 fn to_test(t: &Tensor) -> pb::TestTensor {
-    pb::TestTensor { elem: t.elem as i32, dims: t.dims.iter().map(|d| *d as u64).collect(), data: t.data.clone() }
+    pb::TestTensor {
+        elem: t.elem as i32,
+        dims: t.dims.iter().map(|d| *d as u64).collect(),
+        data: t.data.clone(),
+    }
 }
 
 fn from_test(t: &pb::TestTensor) -> Tensor {
-    Tensor { elem: t.elem(), dims: t.dims.iter().map(|d| *d as i64).collect(), data: t.data.clone() }
+    Tensor {
+        elem: t.elem(),
+        dims: t.dims.iter().map(|d| *d as i64).collect(),
+        data: t.data.clone(),
+    }
 }
 
 /// Replays a stored vector; says what differs.
@@ -147,16 +187,26 @@ fn replay(model: &Arc<Model>, t: &pb::SelfTest) -> Result<(), String> {
 pub fn compare(t: &pb::SelfTest, outputs: &[Tensor], level: &str) -> Result<(), String> {
     for (i, (want, got)) in t.outputs.iter().map(from_test).zip(outputs).enumerate() {
         if want.dims != got.dims {
-            return Err(format!("{}: output {i} has shape {:?}, expected {:?}", t.name, got.dims, want.dims));
+            return Err(format!(
+                "{}: output {i} has shape {:?}, expected {:?}",
+                t.name, got.dims, want.dims
+            ));
         }
         if want.data == got.data {
             continue;
         }
         let (w, g) = (values(&want), values(got));
-        let scale = w.iter().filter(|x| x.is_finite()).fold(0.0, |m: f64, x| m.max(x.abs()));
+        let scale = w
+            .iter()
+            .filter(|x| x.is_finite())
+            .fold(0.0, |m: f64, x| m.max(x.abs()));
         let worst = crate::metrics::max_abs_diff(&w, &g);
-        if t.exact || level == t.level || !(worst <= t.bound * scale) {
-            return Err(format!("{}: output {i} differs by {worst:.3e} where the largest value is {scale:.3e}", t.name));
+        // A NaN on one side only makes `worst` NaN, which is no agreement.
+        if t.exact || level == t.level || worst.is_nan() || worst > t.bound * scale {
+            return Err(format!(
+                "{}: output {i} differs by {worst:.3e} where the largest value is {scale:.3e}",
+                t.name
+            ));
         }
     }
     Ok(())

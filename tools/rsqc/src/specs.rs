@@ -12,7 +12,10 @@ fn dims(m: &Manifest) -> Vec<Dim> {
         let pair = |p: &Pair| (dim_at(&out, p.a), dim_at(&out, p.b));
         let d = match &e.node {
             Some(Node::Constant(c)) => Dim::from(*c),
-            Some(Node::Symbol(s)) => m.symbols.get(*s as usize).map_or(Dim::zero(), |s| Dim::sym(&s.name)),
+            Some(Node::Symbol(s)) => m
+                .symbols
+                .get(*s as usize)
+                .map_or(Dim::zero(), |s| Dim::sym(&s.name)),
             Some(Node::Add(p)) => pair(p).0 + pair(p).1,
             Some(Node::Mul(p)) => pair(p).0 * pair(p).1,
             Some(Node::FloorDiv(p)) => pair(p).0.floor_div(&pair(p).1),
@@ -34,7 +37,10 @@ fn specs(m: &Manifest, ios: &[Io]) -> Vec<Spec> {
     let all = dims(m);
     let spec = |io: &Io| Spec {
         name: io.name.clone(),
-        ty: TensorType::new(scalar_type(io.elem()), io.dims.iter().map(|d| dim_at(&all, *d)).collect()),
+        ty: TensorType::new(
+            scalar_type(io.elem()),
+            io.dims.iter().map(|d| dim_at(&all, *d)).collect(),
+        ),
     };
     ios.iter().map(spec).collect()
 }
@@ -76,5 +82,7 @@ pub fn scalar_type(t: ElemType) -> ScalarType {
 /// A manifest's element type for a machine type.
 pub fn elem_type(t: ScalarType) -> ElemType {
     let all = (0..).map_while(|i| ElemType::try_from(i).ok());
-    all.into_iter().find(|e| scalar_type(*e) == t).expect("every machine type has a number")
+    all.into_iter()
+        .find(|e| scalar_type(*e) == t)
+        .expect("every machine type has a number")
 }

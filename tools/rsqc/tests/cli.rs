@@ -14,8 +14,13 @@ fn rsqc(folder: &Path, args: &[&str]) -> Output {
 }
 
 fn example(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits").join(name);
-    path.canonicalize().expect("an example file").display().to_string()
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../examples/digits")
+        .join(name);
+    path.canonicalize()
+        .expect("an example file")
+        .display()
+        .to_string()
 }
 
 fn folder() -> tempfile::TempDir {
@@ -42,12 +47,25 @@ fn fails(folder: &Path, args: &[&str], status: i32, words: &[&str]) {
         assert!(text.contains(w), "{args:?} does not say `{w}`: {text}");
     }
     assert!(!text.contains("panicked"), "{args:?}: {text}");
-    assert!(text.len() <= 2000 && text.lines().count() <= 20, "{args:?}: {text}");
+    assert!(
+        text.len() <= 2000 && text.lines().count() <= 20,
+        "{args:?}: {text}"
+    );
     assert_eq!(names(folder), before, "{args:?} left something behind");
 }
 
 fn compiled(folder: &Path) -> String {
-    let out = rsqc(folder, &["compile", &example("mlp.onnx"), "--scheme", "w8a8", "-o", "mlp.so"]);
+    let out = rsqc(
+        folder,
+        &[
+            "compile",
+            &example("mlp.onnx"),
+            "--scheme",
+            "w8a8",
+            "-o",
+            "mlp.so",
+        ],
+    );
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     "mlp.so".into()
 }
@@ -56,7 +74,11 @@ fn compiled(folder: &Path) -> String {
 fn damaged_models_are_refused() {
     let f = folder();
     let model = std::fs::read(example("mlp.onnx")).expect("a readable file");
-    for (name, bytes) in [("empty.onnx", &model[..0]), ("cut.onnx", &model[..model.len() / 2]), ("tiny.onnx", &model[..7])] {
+    for (name, bytes) in [
+        ("empty.onnx", &model[..0]),
+        ("cut.onnx", &model[..model.len() / 2]),
+        ("tiny.onnx", &model[..7]),
+    ] {
         std::fs::write(f.path().join(name), bytes).expect("written");
     }
     for name in ["empty.onnx", "cut.onnx", "tiny.onnx"] {
@@ -75,7 +97,12 @@ fn wrong_arguments_are_usage_errors() {
     fails(f.path(), &["compile", &mlp, "--sheme", "w8a8"], 2, &["--scheme"]);
     fails(f.path(), &["compile", &mlp, "--dim", "batch"], 2, &["NAME=N"]);
     fails(f.path(), &["compile", &mlp, "--dim", "batch=9..3"], 2, &["empty"]);
-    fails(f.path(), &["compile", &mlp, "--target", "cpu:sse9"], 2, &["sse9", "avx2"]);
+    fails(
+        f.path(),
+        &["compile", &mlp, "--target", "cpu:sse9"],
+        2,
+        &["sse9", "avx2"],
+    );
     fails(f.path(), &["compile", &mlp, "--target", "cuda"], 3, &["cuda"]);
     fails(f.path(), &["frobnicate"], 2, &["frobnicate"]);
 }
@@ -84,25 +111,56 @@ fn wrong_arguments_are_usage_errors() {
 fn unwritable_outputs_are_reported_before_the_work() {
     let f = folder();
     let mlp = example("mlp.onnx");
-    fails(f.path(), &["compile", &mlp, "-o", "no/such/folder/out.so"], 1, &["out.so"]);
+    fails(
+        f.path(),
+        &["compile", &mlp, "-o", "no/such/folder/out.so"],
+        1,
+        &["out.so"],
+    );
     fails(f.path(), &["compile", &mlp, "-o", "."], 1, &["folder"]);
     let copy = f.path().join("copy.onnx");
     std::fs::copy(&mlp, &copy).expect("copied");
-    fails(f.path(), &["compile", "copy.onnx", "-o", "copy.onnx"], 1, &["overwrite"]);
-    assert_eq!(std::fs::read(copy).expect("still there"), std::fs::read(mlp).expect("readable"));
+    fails(
+        f.path(),
+        &["compile", "copy.onnx", "-o", "copy.onnx"],
+        1,
+        &["overwrite"],
+    );
+    assert_eq!(
+        std::fs::read(copy).expect("still there"),
+        std::fs::read(mlp).expect("readable")
+    );
 }
 
 #[test]
 fn wrong_inputs_at_run_time_are_named() {
     let f = folder();
     let so = compiled(f.path());
-    fails(f.path(), &["run", &so, "--inputs", "absent.npz", "--outputs", "o.npz"], 1, &["absent.npz"]);
+    fails(
+        f.path(),
+        &["run", &so, "--inputs", "absent.npz", "--outputs", "o.npz"],
+        1,
+        &["absent.npz"],
+    );
     // The evaluation data of the digits: 500 images of shape [1, 8, 8]; a good run, then the same under a wrong name.
-    let good = rsqc(f.path(), &["run", &so, "--inputs", &example("eval.npz"), "--outputs", "o.npz"]);
+    let good = rsqc(
+        f.path(),
+        &["run", &so, "--inputs", &example("eval.npz"), "--outputs", "o.npz"],
+    );
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
-    fails(f.path(), &["run", &so, "--inputs", "o.npz", "--outputs", "p.npz"], 1, &["image"]);
+    fails(
+        f.path(),
+        &["run", &so, "--inputs", "o.npz", "--outputs", "p.npz"],
+        1,
+        &["image"],
+    );
     fails(f.path(), &["bench", &so, "--shapes", "1x2"], 2, &["1x2"]);
-    fails(f.path(), &["eval", &so, "--data", "o.npz", "--task", "classify"], 1, &["image"]);
+    fails(
+        f.path(),
+        &["eval", &so, "--data", "o.npz", "--task", "classify"],
+        1,
+        &["image"],
+    );
 }
 
 #[test]
@@ -130,13 +188,22 @@ fn an_interrupt_ends_cleanly() {
     for wait_ms in [5u64, 60, 200, 500] {
         let before = names(f.path());
         let child = Command::new(env!("CARGO_BIN_EXE_rsqc"))
-            .args(["compile", &example("vit.onnx"), "--scheme", "w8a8", "-o", "vit.so"])
+            .args([
+                "compile",
+                &example("vit.onnx"),
+                "--scheme",
+                "w8a8",
+                "-o",
+                "vit.so",
+            ])
             .current_dir(f.path())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the command starts");
         std::thread::sleep(std::time::Duration::from_millis(wait_ms));
-        let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status();
         let out = child.wait_with_output().expect("it ends");
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         match out.status.code() {
@@ -167,10 +234,29 @@ fn intermediate_forms_can_be_read_again() {
     let f = folder();
     let mlp = example("mlp.onnx");
     for (kind, ending) in [("rsq", "rsq"), ("llvm-ir", "ll"), ("asm", "s")] {
-        let out = rsqc(f.path(), &["compile", &mlp, "--scheme", "w8a8", "--target", "cpu:portable", "--emit", kind]);
-        assert!(out.status.success(), "{kind}: {}", String::from_utf8_lossy(&out.stderr));
+        let out = rsqc(
+            f.path(),
+            &[
+                "compile",
+                &mlp,
+                "--scheme",
+                "w8a8",
+                "--target",
+                "cpu:portable",
+                "--emit",
+                kind,
+            ],
+        );
+        assert!(
+            out.status.success(),
+            "{kind}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         assert!(f.path().join(format!("mlp.{ending}")).exists(), "{kind}");
     }
-    let out = rsqc(f.path(), &["opt", "mlp.rsq", "--passes", "simplify-bodies", "--verify-each"]);
+    let out = rsqc(
+        f.path(),
+        &["opt", "mlp.rsq", "--passes", "simplify-bodies", "--verify-each"],
+    );
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }

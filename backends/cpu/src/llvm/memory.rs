@@ -45,7 +45,8 @@ impl<'c> Emit<'c> {
     /// offset stay several registers with one index, instead of being chained by additions from one to the next.
     pub fn opaque(&self, address: Ptr<'c>) -> Ptr<'c> {
         let types = [self.ptr_type().into()];
-        self.intrinsic("llvm.launder.invariant.group", &types, &[address.into()]).into_pointer_value()
+        self.intrinsic("llvm.launder.invariant.group", &types, &[address.into()])
+            .into_pointer_value()
     }
 
     /// Loads one element (naturally aligned or not).

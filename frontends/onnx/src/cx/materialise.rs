@@ -15,7 +15,7 @@ impl Cx {
         match &fact.content {
             Content::Index(Scalar::Int(d)) => {
                 let id = self.index_value(d, &fact.shape)?;
-                self.to_elem(id, elem)
+                self.in_elem(id, elem)
             }
             Content::Index(Scalar::Bool(p)) => self.prop_value(p, &fact.shape),
             Content::Elems(elems) => {
@@ -45,7 +45,7 @@ impl Cx {
                     },
                     &[],
                 )?;
-                self.to_elem(id, elem)
+                self.in_elem(id, elem)
             }
             Content::Tuples(columns) => {
                 let mut column_shape = fact.shape.clone();
@@ -61,7 +61,7 @@ impl Cx {
         }
     }
 
-    fn to_elem(&mut self, id: ValueId, elem: ScalarType) -> R<ValueId> {
+    fn in_elem(&mut self, id: ValueId, elem: ScalarType) -> R<ValueId> {
         if elem == ScalarType::I64 {
             Ok(id)
         } else {

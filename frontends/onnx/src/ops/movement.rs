@@ -242,7 +242,7 @@ pub fn trilu(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
 /// The block size of DepthToSpace and SpaceToDepth, and the operand's extents.
 fn blocks(cx: &Cx, c: &Call<'_>, x: V) -> R<(Dim, [Dim; 4])> {
     let b = c.int(cx, "blocksize", 0)?;
-    if b < 1 || b > 1 << 20 {
+    if !(1..=1 << 20).contains(&b) {
         return cx.fail(format!("attribute 'blocksize' is {b}, expected 1 or more"));
     }
     match <[Dim; 4]>::try_from(cx.shape(x).to_vec()) {

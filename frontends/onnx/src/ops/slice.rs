@@ -217,7 +217,7 @@ pub fn split(cx: &mut Cx, c: &Call<'_>) -> R<Vec<V>> {
 
 /// Parts of `ceil(extent / parts)`, the last one smaller.
 fn even(cx: &Cx, extent: &Dim, parts: i64) -> R<Vec<Dim>> {
-    if parts < 1 {
+    if !(1..=4096).contains(&parts) {
         return cx.fail(format!("splits into {parts} parts"));
     }
     if let Some(one) = extent.exact_div(&Dim::from(parts)) {

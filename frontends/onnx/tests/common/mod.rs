@@ -18,6 +18,7 @@ pub const I64: i32 = 7;
 pub const BOOL: i32 = 9;
 
 /// An attribute value.
+#[allow(clippy::large_enum_variant)]
 pub enum A<'a> {
     Int(i64),
     Float(f32),

@@ -39,7 +39,10 @@ pub struct Args {
 
 pub fn run(a: &Args) -> Result<(), Failure> {
     if !(a.seconds.is_finite() && a.seconds > 0.0 && a.seconds <= 3600.0) {
-        return Err(Failure::usage(format!("--seconds {} is not between 0 and 3600", a.seconds)));
+        return Err(Failure::usage(format!(
+            "--seconds {} is not between 0 and 3600",
+            a.seconds
+        )));
     }
     let mut program = ArtifactProgram::open(&a.artifact, a.threads)?;
     for shape in a.shapes.split(',') {
@@ -95,7 +98,11 @@ pub fn ramp_inputs(specs: &[Spec], shape: &str) -> Result<Vec<Array>, Failure> {
         .collect::<Option<_>>()
         .ok_or_else(|| bad("expected numbers separated by x, as 1x128".into()))?;
     let mut names: Vec<Symbol> = Vec::new();
-    for s in specs.iter().flat_map(|s| &s.ty.shape).filter_map(|d| d.as_symbol()) {
+    for s in specs
+        .iter()
+        .flat_map(|s| &s.ty.shape)
+        .filter_map(|d| d.as_symbol())
+    {
         if !names.contains(s) {
             names.push(s.clone());
         }
@@ -103,23 +110,37 @@ pub fn ramp_inputs(specs: &[Spec], shape: &str) -> Result<Vec<Array>, Failure> {
     // A model without free symbols takes any single value, so that one command line fits every model.
     if names.len() != values.len() && !(names.is_empty() && values.len() == 1) {
         let list: Vec<&str> = names.iter().map(Symbol::name).collect();
-        return Err(bad(format!("the model has {} free symbols ({})", names.len(), list.join(", "))));
+        return Err(bad(format!(
+            "the model has {} free symbols ({})",
+            names.len(),
+            list.join(", ")
+        )));
     }
     let env: BTreeMap<Symbol, i64> = names.into_iter().zip(values).collect();
-    specs.iter().map(|s| ramp(s, &env).ok_or_else(|| bad(format!("input `{}` has no size", s.name)))).collect()
+    specs
+        .iter()
+        .map(|s| ramp(s, &env).ok_or_else(|| bad(format!("input `{}` has no size", s.name))))
+        .collect()
 }
 
 fn ramp(spec: &Spec, env: &BTreeMap<Symbol, i64>) -> Option<Array> {
     let extent = |d: &rsqc_ir::Dim| usize::try_from(d.eval(&|s| env.get(s).copied())?).ok();
     let shape: Vec<usize> = spec.ty.shape.iter().map(extent).collect::<Option<_>>()?;
-    let n = shape.iter().try_fold(1usize, |a, d| a.checked_mul(*d)).filter(|n| *n <= 1 << 32)?;
+    let n = shape
+        .iter()
+        .try_fold(1usize, |a, d| a.checked_mul(*d))
+        .filter(|n| *n <= 1 << 32)?;
     let ty = spec.ty.storage();
     let value = |i: usize| ((i * 7919) % 2001) as f32 / 1000.0 - 1.0;
     let data = match ty {
         ScalarType::F32 => (0..n).flat_map(|i| value(i).to_le_bytes()).collect(),
         ScalarType::F64 => (0..n).flat_map(|i| f64::from(value(i)).to_le_bytes()).collect(),
-        ScalarType::F16 => (0..n).flat_map(|i| half::f16::from_f32(value(i)).to_le_bytes()).collect(),
-        ScalarType::BF16 => (0..n).flat_map(|i| half::bf16::from_f32(value(i)).to_le_bytes()).collect(),
+        ScalarType::F16 => (0..n)
+            .flat_map(|i| half::f16::from_f32(value(i)).to_le_bytes())
+            .collect(),
+        ScalarType::BF16 => (0..n)
+            .flat_map(|i| half::bf16::from_f32(value(i)).to_le_bytes())
+            .collect(),
         t => {
             let mut one = vec![0u8; t.size()];
             one[0] = 1;

@@ -77,9 +77,15 @@ pub fn run(a: &Args) -> Result<(), Failure> {
     let backend = backend_of(&a.target)?;
     if a.emit == Emit::Ptx || a.emit == Emit::QdqOnnx {
         let name = if a.emit == Emit::Ptx { "ptx" } else { "qdq-onnx" };
-        return Err(Failure::unsupported(format!("--emit {name} is not supported by this version for target {}", a.target)));
+        return Err(Failure::unsupported(format!(
+            "--emit {name} is not supported by this version for target {}",
+            a.target
+        )));
     }
-    let out = a.output.clone().unwrap_or_else(|| default_output(&a.model, a.emit));
+    let out = a
+        .output
+        .clone()
+        .unwrap_or_else(|| default_output(&a.model, a.emit));
     check_output(&out, &a.model)?;
     match a.emit {
         Emit::So => artifact(a, &options, backend.as_ref(), &out),
@@ -90,7 +96,10 @@ pub fn run(a: &Args) -> Result<(), Failure> {
 fn options(a: &Args) -> Result<CompileOptions, Failure> {
     let scheme = open::parse_scheme(&a.scheme)?;
     if !a.calib.is_empty() || a.tokenizer.is_some() {
-        eprintln!("note: scheme {} needs no calibration data; --calib and --tokenizer are ignored", scheme.name());
+        eprintln!(
+            "note: scheme {} needs no calibration data; --calib and --tokenizer are ignored",
+            scheme.name()
+        );
     }
     let mut dims = std::collections::BTreeMap::new();
     for d in &a.dim {
@@ -112,7 +121,9 @@ fn options(a: &Args) -> Result<CompileOptions, Failure> {
 fn backend_of(target: &str) -> Result<Box<dyn Backend>, Failure> {
     let name = target.split(':').next().unwrap_or_default();
     if name == "cuda" {
-        return Err(Failure::unsupported("target cuda is not supported by this version; use --target cpu"));
+        return Err(Failure::unsupported(
+            "target cuda is not supported by this version; use --target cpu",
+        ));
     }
     crate::backends::find(name).ok_or_else(|| Failure::usage(format!("unknown target `{name}`: cpu or cuda")))
 }
@@ -129,9 +140,16 @@ fn levels(target: &str) -> Result<Vec<String>, Failure> {
     }
     let names: Vec<&str> = wanted.split(',').collect();
     if let Some(bad) = names.iter().find(|n| !CPU_LEVELS.contains(n)) {
-        return Err(Failure::usage(format!("unknown CPU level `{bad}`: {}, or native", CPU_LEVELS.join(", "))));
+        return Err(Failure::usage(format!(
+            "unknown CPU level `{bad}`: {}, or native",
+            CPU_LEVELS.join(", ")
+        )));
     }
-    Ok(CPU_LEVELS.iter().filter(|l| names.contains(l)).map(|l| (*l).to_string()).collect())
+    Ok(CPU_LEVELS
+        .iter()
+        .filter(|l| names.contains(l))
+        .map(|l| (*l).to_string())
+        .collect())
 }
 
 fn default_output(model: &Path, emit: Emit) -> PathBuf {
@@ -162,7 +180,11 @@ fn artifact(a: &Args, o: &CompileOptions, backend: &dyn Backend, out: &Path) -> 
     let mut listener = |s: Stage| bar.set_message(s.name());
     let mut clock = Clock::new(&mut listener);
     let mut compiled = compiler::compile(&a.model, o, backend, &mut clock)?;
-    let stem = a.model.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = a
+        .model
+        .file_stem()
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_default();
     compiled.manifest.model_name = a.export_name.clone().unwrap_or(stem);
     clock.begin(Stage::Selftest);
     let tested = selftest::add_vectors(&mut compiled)?;
@@ -181,9 +203,17 @@ fn text(a: &Args, o: &CompileOptions, backend: &dyn Backend, out: &Path) -> Resu
         return output::write_text_form(&m, out, &a.model);
     }
     let plan = rsqc_backend::build_plan(&m, backend).map_err(|d| Failure::from_diags(&a.model, &d))?;
-    let form = if a.emit == Emit::Asm { TextForm::Asm } else { TextForm::LlvmIr };
-    let text = backend.text(&plan.kernels, &o.levels, form).map_err(|d| Failure::from_diag(&a.model, d))?;
-    output::write_atomically(out, &[&a.model], |w| w.write_all(text.as_bytes()).map_err(|e| e.kind().to_string()))
+    let form = if a.emit == Emit::Asm {
+        TextForm::Asm
+    } else {
+        TextForm::LlvmIr
+    };
+    let text = backend
+        .text(&plan.kernels, &o.levels, form)
+        .map_err(|d| Failure::from_diag(&a.model, d))?;
+    output::write_atomically(out, &[&a.model], |w| {
+        w.write_all(text.as_bytes()).map_err(|e| e.kind().to_string())
+    })
 }
 
 /// A spinner on a terminal, nothing elsewhere.
@@ -205,13 +235,25 @@ fn summary(
 ) -> Result<(), Failure> {
     let size = |p: &Path| std::fs::metadata(p).map_or(0, |m| m.len());
     let (before, after) = (size(&a.model), size(out));
-    let quantized = c.report.layers.iter().filter(|l| l.bytes_after < l.bytes_before).count();
-    let float: Vec<_> = c.report.layers.iter().filter(|l| l.bytes_after >= l.bytes_before).collect();
+    let quantized = c
+        .report
+        .layers
+        .iter()
+        .filter(|l| l.bytes_after < l.bytes_before)
+        .count();
+    let float: Vec<_> = c
+        .report
+        .layers
+        .iter()
+        .filter(|l| l.bytes_after >= l.bytes_before)
+        .collect();
     let steps = c.manifest.blocks.iter().map(|b| b.steps.len()).sum::<usize>();
     let total: f64 = times.iter().map(|t| t.1.as_secs_f64()).sum();
     if a.json {
-        let stages: serde_json::Map<String, serde_json::Value> =
-            times.iter().map(|(s, t)| (format!("{}_s", s.name()), t.as_secs_f64().into())).collect();
+        let stages: serde_json::Map<String, serde_json::Value> = times
+            .iter()
+            .map(|(s, t)| (format!("{}_s", s.name()), t.as_secs_f64().into()))
+            .collect();
         let line = serde_json::json!({
             "output": out.display().to_string(), "scheme": c.manifest.scheme, "bytes_before": before, "bytes_after": after,
             "layers": c.report.layers.len(), "layers_quantized": quantized,
@@ -222,17 +264,34 @@ fn summary(
         return print_line(&line.to_string());
     }
     eprintln!("{} -> {}", escape_path(&a.model), escape_path(out));
-    eprintln!("  bytes      {before} -> {after} ({:.2}x smaller)", before as f64 / after.max(1) as f64);
-    eprintln!("  scheme     {}: {quantized} of {} layers quantized", c.manifest.scheme, c.report.layers.len());
+    eprintln!(
+        "  bytes      {before} -> {after} ({:.2}x smaller)",
+        before as f64 / after.max(1) as f64
+    );
+    eprintln!(
+        "  scheme     {}: {quantized} of {} layers quantized",
+        c.manifest.scheme,
+        c.report.layers.len()
+    );
     for l in float.iter().take(20) {
         eprintln!("  float      {}: {}", l.node, l.reason);
     }
     if float.len() > 20 {
-        eprintln!("  float      and {} more (rsqc inspect lists them)", float.len() - 20);
+        eprintln!(
+            "  float      and {} more (rsqc inspect lists them)",
+            float.len() - 20
+        );
     }
-    eprintln!("  kernels    {} kernels in {steps} steps, levels {}", c.manifest.kernels.len(), c.manifest.levels.join(" "));
+    eprintln!(
+        "  kernels    {} kernels in {steps} steps, levels {}",
+        c.manifest.kernels.len(),
+        c.manifest.levels.join(" ")
+    );
     eprintln!("  self-test  {tested}");
-    let parts: Vec<String> = times.iter().map(|(s, t)| format!("{} {:.2}", s.name(), t.as_secs_f64())).collect();
+    let parts: Vec<String> = times
+        .iter()
+        .map(|(s, t)| format!("{} {:.2}", s.name(), t.as_secs_f64()))
+        .collect();
     eprintln!("  time       {total:.2} s: {}", parts.join(", "));
     for p in &c.report.passes {
         for n in &p.notes {

@@ -47,16 +47,34 @@ pub struct Args {
 }
 
 pub fn run(a: &Args) -> Result<(), Failure> {
-    let options = OpenOptions { scheme: a.scheme.clone(), backend: a.backend, threads: a.threads };
+    let options = OpenOptions {
+        scheme: a.scheme.clone(),
+        backend: a.backend,
+        threads: a.threads,
+    };
     let mut model = open::open(&a.model, &options)?;
     let against = match &a.against {
         None => None,
-        Some(p) => Some(open::open(p, &OpenOptions { scheme: "none".into(), ..options })?),
+        Some(p) => Some(open::open(
+            p,
+            &OpenOptions {
+                scheme: "none".into(),
+                ..options
+            },
+        )?),
     };
-    let figures = evaluate::evaluate(a.task, model.as_mut(), against, &a.data, a.limit.unwrap_or(usize::MAX))?;
+    let figures = evaluate::evaluate(
+        a.task,
+        model.as_mut(),
+        against,
+        &a.data,
+        a.limit.unwrap_or(usize::MAX),
+    )?;
     if a.json {
-        let map: serde_json::Map<String, serde_json::Value> =
-            figures.iter().map(|(k, v)| (k.clone(), json_number(*v))).collect();
+        let map: serde_json::Map<String, serde_json::Value> = figures
+            .iter()
+            .map(|(k, v)| (k.clone(), json_number(*v)))
+            .collect();
         return print_line(&serde_json::Value::Object(map).to_string());
     }
     for (k, v) in &figures {

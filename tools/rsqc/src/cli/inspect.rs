@@ -31,7 +31,11 @@ pub struct Args {
 }
 
 pub fn run(a: &Args) -> Result<(), Failure> {
-    let rows = if is_artifact(&a.file) { artifact(a)? } else { model(&a.file)? };
+    let rows = if is_artifact(&a.file) {
+        artifact(a)?
+    } else {
+        model(&a.file)?
+    };
     for r in rows {
         print_line(&if a.json { r.to_string() } else { pretty(&r) })?;
     }
@@ -40,10 +44,16 @@ pub fn run(a: &Args) -> Result<(), Failure> {
 
 /// An object as one line: its kind, then the other fields.
 fn pretty(v: &Value) -> String {
-    let Value::Object(map) = v else { return v.to_string() };
+    let Value::Object(map) = v else {
+        return v.to_string();
+    };
     let text = |v: &Value| match v {
         Value::String(s) => s.clone(),
-        Value::Array(list) => list.iter().map(|x| x.as_str().map_or(x.to_string(), String::from)).collect::<Vec<_>>().join(" "),
+        Value::Array(list) => list
+            .iter()
+            .map(|x| x.as_str().map_or(x.to_string(), String::from))
+            .collect::<Vec<_>>()
+            .join(" "),
         v => v.to_string(),
     };
     let rest: Vec<String> = map
@@ -51,7 +61,11 @@ fn pretty(v: &Value) -> String {
         .filter(|(k, v)| *k != "kind" && !text(v).is_empty())
         .map(|(k, v)| format!("{k}={}", text(v)))
         .collect();
-    format!("{:<8} {}", map.get("kind").map(text).unwrap_or_default(), rest.join("  "))
+    format!(
+        "{:<8} {}",
+        map.get("kind").map(text).unwrap_or_default(),
+        rest.join("  ")
+    )
 }
 
 fn model(path: &Path) -> Result<Vec<Value>, Failure> {
@@ -61,14 +75,19 @@ fn model(path: &Path) -> Result<Vec<Value>, Failure> {
     for n in g.node_ids() {
         *ops.entry(g.node(n).op.name()).or_default() += 1;
     }
-    let mut rows = vec![json!({ "kind": "model", "name": m.name, "nodes": g.node_count(), "constants": m.consts.len() })];
+    let mut rows = vec![
+        json!({ "kind": "model", "name": m.name, "nodes": g.node_count(), "constants": m.consts.len() }),
+    ];
     let port = |kind: &str, p: &rsqc_ir::Port| json!({ "kind": kind, "name": p.name, "type": g.ty(p.value).to_string() });
     rows.extend(g.inputs().iter().map(|p| port("input", p)));
     rows.extend(g.outputs().iter().map(|p| port("output", p)));
     for (s, i) in &m.symbols.0 {
         rows.push(json!({ "kind": "symbol", "name": s.name(), "lo": i.lo, "hi": i.hi }));
     }
-    rows.extend(ops.iter().map(|(op, n)| json!({ "kind": "op", "op": op, "count": n })));
+    rows.extend(
+        ops.iter()
+            .map(|(op, n)| json!({ "kind": "op", "op": op, "count": n })),
+    );
     Ok(rows)
 }
 
@@ -85,7 +104,11 @@ fn artifact(a: &Args) -> Result<Vec<Value>, Failure> {
     let port = |kind: &str, s: &crate::data::inputs::Spec| json!({ "kind": kind, "name": s.name, "type": s.ty.to_string() });
     rows.extend(specs::inputs(m).iter().map(|s| port("input", s)));
     rows.extend(specs::outputs(m).iter().map(|s| port("output", s)));
-    rows.extend(m.symbols.iter().map(|s| json!({ "kind": "symbol", "name": s.name, "lo": s.lo, "hi": s.hi })));
+    rows.extend(
+        m.symbols
+            .iter()
+            .map(|s| json!({ "kind": "symbol", "name": s.name, "lo": s.lo, "hi": s.hi })),
+    );
     for l in &m.layers {
         rows.push(json!({
             "kind": "layer", "node": l.name, "op": l.op, "scheme": l.scheme, "reason": l.reason,
@@ -120,7 +143,9 @@ fn step_row(m: &Manifest, exprs: &[String], block: usize, index: usize, s: &pb::
         Some(step::Kind::Launch(l)) => {
             let (reads, writes): (Vec<_>, Vec<_>) =
                 l.args.iter().partition(|a| a.access == pb::Access::Read as i32);
-            let list = |args: Vec<&pb::Arg>| -> Vec<String> { args.iter().map(|a| tensor(m, exprs, a.buffer)).collect() };
+            let list = |args: Vec<&pb::Arg>| -> Vec<String> {
+                args.iter().map(|a| tensor(m, exprs, a.buffer)).collect()
+            };
             json!({
                 "kind": "step", "at": at, "do": "launch", "kernel": l.name, "node": l.node, "reads": list(reads),
                 "writes": list(writes), "tiles": expr(l.tiles), "macs": optional(l.macs), "bytes": optional(l.bytes),
@@ -131,11 +156,15 @@ fn step_row(m: &Manifest, exprs: &[String], block: usize, index: usize, s: &pb::
             "kind": "step", "at": at, "do": "copy", "reads": [tensor(m, exprs, c.src)], "writes": [tensor(m, exprs, c.dst)],
             "bytes": expr(c.bytes),
         }),
-        Some(step::Kind::Check(c)) => json!({ "kind": "step", "at": at, "do": "check", "what": c.message, "node": c.node }),
+        Some(step::Kind::Check(c)) => {
+            json!({ "kind": "step", "at": at, "do": "check", "what": c.message, "node": c.node })
+        }
         Some(step::Kind::Alias(c)) => json!({
             "kind": "step", "at": at, "do": "alias", "writes": [tensor(m, exprs, c.buffer)], "reads": [tensor(m, exprs, c.of)],
         }),
-        Some(step::Kind::Bind(c)) => json!({ "kind": "step", "at": at, "do": "bind", "reads": [tensor(m, exprs, c.buffer)] }),
+        Some(step::Kind::Bind(c)) => {
+            json!({ "kind": "step", "at": at, "do": "bind", "reads": [tensor(m, exprs, c.buffer)] })
+        }
         Some(step::Kind::Branch(_)) => json!({ "kind": "step", "at": at, "do": "if" }),
         Some(step::Kind::Loop(_)) => json!({ "kind": "step", "at": at, "do": "loop" }),
         Some(step::Kind::State(s)) => json!({ "kind": "step", "at": at, "do": "state", "what": s.op }),
@@ -145,8 +174,14 @@ fn step_row(m: &Manifest, exprs: &[String], block: usize, index: usize, s: &pb::
 
 /// A buffer as `name:i8[batch, 384]`.
 fn tensor(m: &Manifest, exprs: &[String], id: u32) -> String {
-    let Some(b) = m.buffers.get(id as usize) else { return String::new() };
-    let dims: Vec<&str> = b.dims.iter().map(|d| exprs.get(*d as usize).map_or("?", String::as_str)).collect();
+    let Some(b) = m.buffers.get(id as usize) else {
+        return String::new();
+    };
+    let dims: Vec<&str> = b
+        .dims
+        .iter()
+        .map(|d| exprs.get(*d as usize).map_or("?", String::as_str))
+        .collect();
     let place = match &b.kind {
         Some(buffer::Kind::Input(_)) => "in ",
         Some(buffer::Kind::Output(_)) => "out ",

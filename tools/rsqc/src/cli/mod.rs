@@ -88,6 +88,8 @@ pub fn is_artifact(path: &std::path::Path) -> bool {
     let mut magic = [0u8; 4];
     let is_file = std::fs::metadata(path).is_ok_and(|m| m.is_file());
     is_file
-        && std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok()
+        && std::fs::File::open(path)
+            .and_then(|mut f| f.read_exact(&mut magic))
+            .is_ok()
         && &magic == b"\x7fELF"
 }

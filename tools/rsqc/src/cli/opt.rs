@@ -62,7 +62,9 @@ pub fn run(a: &Args) -> Result<(), Failure> {
         ..ManagerOptions::default()
     };
     let mut manager = PassManager::new(Env::default(), options).output(|text| eprint!("{text}"));
-    let report = manager.run(&mut m, &passes).map_err(|d| Failure::from_diag(&a.input, d))?;
+    let report = manager
+        .run(&mut m, &passes)
+        .map_err(|d| Failure::from_diag(&a.input, d))?;
     if a.time {
         eprint!("{}", report.table());
     }
@@ -77,10 +79,12 @@ fn load(path: &Path) -> Result<Module, Failure> {
         return compiler::import(path, &Default::default());
     }
     let name = escape_path(path);
-    let text = std::fs::read_to_string(path).map_err(|e| Failure::error(format!("{name}: cannot be read: {}", e.kind())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::error(format!("{name}: cannot be read: {}", e.kind())))?;
     let data = output::data_file(path);
     let parsed = if data.exists() {
-        let bytes = rsqc_onnx::source::map_file(&data).map_err(|e| Failure::error(format!("{}: {e}", escape_path(&data))))?;
+        let bytes = rsqc_onnx::source::map_file(&data)
+            .map_err(|e| Failure::error(format!("{}: {e}", escape_path(&data))))?;
         rsqc_ir::text::parse_with_data(&text, std::sync::Arc::new(bytes.to_vec()))
     } else {
         rsqc_ir::text::parse(&text)

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 
 /// Run a model or an artifact on given inputs.
 #[derive(clap::Args)]
-#[command(after_help = "Inputs are a folder of input_0.pb, input_1.pb, ... (ONNX TensorProto), or one .npz with arrays \
+#[command(
+    after_help = "Inputs are a folder of input_0.pb, input_1.pb, ... (ONNX TensorProto), or one .npz with arrays \
 named as the inputs. Outputs likewise.
 
 Examples:
   rsqc run model.so --inputs in.npz --outputs out.npz
   rsqc run model.onnx --scheme w8a8 --inputs folder --outputs folder_out
-  rsqc run model.onnx --backend reference --inputs in.npz --outputs out.npz")]
+  rsqc run model.onnx --backend reference --inputs in.npz --outputs out.npz"
+)]
 pub struct Args {
     /// An ONNX model, or an artifact made by `rsqc compile`.
     #[arg(required_unless_present = "batch")]
@@ -49,9 +51,15 @@ pub fn run(a: &Args) -> Result<(), Failure> {
         return Err(Failure::usage("a model, --inputs and --outputs are needed"));
     };
     if is_artifact(model) && a.backend == BackendName::Reference {
-        return Err(Failure::usage("an artifact holds compiled code only: --backend reference takes a model"));
+        return Err(Failure::usage(
+            "an artifact holds compiled code only: --backend reference takes a model",
+        ));
     }
-    let options = OpenOptions { scheme: a.scheme.clone(), backend: a.backend, threads: a.threads };
+    let options = OpenOptions {
+        scheme: a.scheme.clone(),
+        backend: a.backend,
+        threads: a.threads,
+    };
     let mut program = open::open(model, &options)?;
     let arrays = inputs::load(input, program.inputs())?;
     let out = program.run(&arrays)?;
@@ -87,7 +95,8 @@ struct Answer<'a> {
 
 fn batch(list: &Path) -> Result<(), Failure> {
     let name = rsqc_onnx::error::escape_path(list);
-    let text = std::fs::read_to_string(list).map_err(|e| Failure::error(format!("{name}: cannot be read: {}", e.kind())))?;
+    let text = std::fs::read_to_string(list)
+        .map_err(|e| Failure::error(format!("{name}: cannot be read: {}", e.kind())))?;
     for (n, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
         let case: Case =
             serde_json::from_str(line).map_err(|e| Failure::error(format!("{name}: line {}: {e}", n + 1)))?;
@@ -96,7 +105,12 @@ fn batch(list: &Path) -> Result<(), Failure> {
             Err(f) if f.status == 3 => ("unsupported", f.text),
             Err(f) => ("error", f.text),
         };
-        let answer = serde_json::to_string(&Answer { id: &case.id, status, message }).expect("strings serialize");
+        let answer = serde_json::to_string(&Answer {
+            id: &case.id,
+            status,
+            message,
+        })
+        .expect("strings serialize");
         super::print_line(&answer)?;
         let _ = std::io::stdout().flush();
     }
@@ -107,11 +121,23 @@ fn one_case(case: &Case) -> Result<(), Failure> {
     let backend = match case.backend.as_str() {
         "cpu" => BackendName::Cpu,
         "reference" => BackendName::Reference,
-        other => return Err(Failure::usage(format!("unknown backend `{other}`: cpu or reference"))),
+        other => {
+            return Err(Failure::usage(format!(
+                "unknown backend `{other}`: cpu or reference"
+            )));
+        }
     };
-    let options = OpenOptions { scheme: case.scheme.clone(), backend, threads: 1 };
+    let options = OpenOptions {
+        scheme: case.scheme.clone(),
+        backend,
+        threads: 1,
+    };
     let mut program = open::open(&case.model, &options)?;
-    let arrays = case.inputs.iter().map(|p| load_pb(p)).collect::<Result<Vec<_>, _>>()?;
+    let arrays = case
+        .inputs
+        .iter()
+        .map(|p| load_pb(p))
+        .collect::<Result<Vec<_>, _>>()?;
     inputs::bind(program.inputs(), &arrays).map_err(Failure::error)?;
     let out = program.run(&arrays)?;
     let named: Vec<_> = program.outputs().iter().cloned().zip(out).collect();

@@ -7,11 +7,13 @@ use rsqc_passes::scheme::{SchemeInfo, SchemeKind, listing};
 
 /// List the schemes and methods: what each does, what data it needs, which paper.
 #[derive(clap::Args)]
-#[command(after_help = "Grammar: BASE[-OPTION...][+METHOD[:key=value[:key=value...]]...]
+#[command(
+    after_help = "Grammar: BASE[-OPTION...][+METHOD[:key=value[:key=value...]]...]
 
 Examples:
   rsqc schemes
-  rsqc schemes w8a8 --json")]
+  rsqc schemes w8a8 --json"
+)]
 pub struct Args {
     /// Only this name, or what a composed scheme expands to.
     name: Option<String>,
@@ -48,7 +50,18 @@ fn print(a: &Args, s: &SchemeInfo) -> Result<(), Failure> {
         });
         return print_line(&line.to_string());
     }
-    let state = if s.supported { "" } else { "  (not in this version)" };
-    let paper = if s.paper.is_empty() { String::new() } else { format!("; {}", s.paper) };
-    print_line(&format!("{kind:<7} {:<14} {}; data: {}{paper}{state}", s.name, s.doc, s.data))
+    let state = if s.supported {
+        ""
+    } else {
+        "  (not in this version)"
+    };
+    let paper = if s.paper.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", s.paper)
+    };
+    print_line(&format!(
+        "{kind:<7} {:<14} {}; data: {}{paper}{state}",
+        s.name, s.doc, s.data
+    ))
 }

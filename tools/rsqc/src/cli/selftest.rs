@@ -29,7 +29,8 @@ pub fn run(a: &Args) -> Result<(), Failure> {
         program.set_level(level)?;
         for t in &tests {
             let out = program.run_test(t)?;
-            compare(t, &out, level.name()).map_err(|why| Failure::error(format!("level {}: {why}", level.name())))?;
+            compare(t, &out, level.name())
+                .map_err(|why| Failure::error(format!("level {}: {why}", level.name())))?;
         }
         let line = if a.json {
             serde_json::json!({ "level": level.name(), "vectors": tests.len(), "status": "ok" }).to_string()

@@ -52,13 +52,24 @@ pub type Sample = Vec<Array>;
 impl CalibSet {
     /// Opens all sources and checks names, types and shapes; data is not read yet.
     pub fn open(paths: &[PathBuf], specs: Vec<Spec>) -> Result<CalibSet, DataError> {
-        let mut set = CalibSet { specs, sources: Vec::new(), samples: 0, ignored: Vec::new() };
+        let mut set = CalibSet {
+            specs,
+            sources: Vec::new(),
+            samples: 0,
+            ignored: Vec::new(),
+        };
         for path in paths {
             if path.is_dir() {
                 set.add_folder(path)?;
             } else if path.extension().is_some_and(|e| e == "npy") {
-                let Some(name) = set.specs.first().map(|s| s.name.clone()).filter(|_| set.specs.len() == 1) else {
-                    let what = "a single .npy array needs a model with one input; use an .npz with named arrays";
+                let Some(name) = set
+                    .specs
+                    .first()
+                    .map(|s| s.name.clone())
+                    .filter(|_| set.specs.len() == 1)
+                else {
+                    let what =
+                        "a single .npy array needs a model with one input; use an .npz with named arrays";
                     return Err(DataError::new(path, what));
                 };
                 set.add_source(path, Kind::Loose(BTreeMap::from([(name, path.clone())])))?;
@@ -67,7 +78,10 @@ impl CalibSet {
             }
         }
         if set.samples == 0 {
-            let path = paths.first().map(PathBuf::as_path).unwrap_or(Path::new("calibration data"));
+            let path = paths
+                .first()
+                .map(PathBuf::as_path)
+                .unwrap_or(Path::new("calibration data"));
             return Err(DataError::new(path, "holds no samples"));
         }
         Ok(set)
@@ -100,7 +114,10 @@ impl CalibSet {
             match path.extension().and_then(|e| e.to_str()) {
                 Some("npz") => self.add_source(&path, Kind::Npz(Npz::open(&path)?))?,
                 Some("npy") => {
-                    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+                    let stem = path
+                        .file_stem()
+                        .map(|s| s.to_string_lossy().into_owned())
+                        .unwrap_or_default();
                     loose.insert(stem, path);
                 }
                 _ => self.ignored.push(rsqc_onnx::error::escape_path(&path)),
@@ -120,7 +137,12 @@ impl CalibSet {
             None
         };
         self.samples += singles.len() + batch.as_ref().map_or(0, |b| b.samples);
-        self.sources.push(Source { path: path.to_owned(), kind, batch, singles });
+        self.sources.push(Source {
+            path: path.to_owned(),
+            kind,
+            batch,
+            singles,
+        });
         Ok(())
     }
 
@@ -135,19 +157,32 @@ impl CalibSet {
             match single {
                 _ if self.specs.iter().any(|s| s.name == name) => {}
                 Some(k) => *found.entry(k).or_default() += 1,
-                None => self.ignored.push(format!("{}: {}", rsqc_onnx::error::escape_path(path), escape(name))),
+                None => self.ignored.push(format!(
+                    "{}: {}",
+                    rsqc_onnx::error::escape_path(path),
+                    escape(name)
+                )),
             }
         }
         if let Some((k, _)) = found.iter().find(|(_, n)| **n != self.specs.len()) {
-            let missing = self.specs.iter().find(|s| !kind.contains(&format!("{k}/{}", s.name)));
+            let missing = self
+                .specs
+                .iter()
+                .find(|s| !kind.contains(&format!("{k}/{}", s.name)));
             let name = missing.map(|s| escape(&s.name)).unwrap_or_default();
-            return Err(DataError::new(path, format!("sample {k} has no array '{k}/{name}'")));
+            return Err(DataError::new(
+                path,
+                format!("sample {k} has no array '{k}/{name}'"),
+            ));
         }
         Ok(found.into_keys().collect())
     }
 
     /// Hands every sample to `f`, in order. Stops at the first error, of the data or of `f`.
-    pub fn for_each<E: From<DataError>>(&mut self, mut f: impl FnMut(Sample) -> Result<(), E>) -> Result<(), E> {
+    pub fn for_each<E: From<DataError>>(
+        &mut self,
+        mut f: impl FnMut(Sample) -> Result<(), E>,
+    ) -> Result<(), E> {
         let specs = &self.specs;
         for source in &mut self.sources {
             let path = source.path.clone();
@@ -162,16 +197,30 @@ impl CalibSet {
                 match &mut source.kind {
                     Kind::Npz(npz) => npz.rows(&names(specs), &batch.cuts, batch.samples, &mut deliver)?,
                     Kind::Loose(files) => {
-                        let arrays = specs.iter().map(|s| read_npy(&files[&s.name])).collect::<Result<Vec<_>, _>>()?;
+                        let arrays = specs
+                            .iter()
+                            .map(|s| read_npy(&files[&s.name]))
+                            .collect::<Result<Vec<_>, _>>()?;
                         for i in 0..batch.samples {
-                            deliver(arrays.iter().zip(&batch.cuts).map(|(a, cut)| cut_sample(a, *cut, i)).collect())?;
+                            deliver(
+                                arrays
+                                    .iter()
+                                    .zip(&batch.cuts)
+                                    .map(|(a, cut)| cut_sample(a, *cut, i))
+                                    .collect(),
+                            )?;
                         }
                     }
                 }
             }
             for k in &source.singles {
-                let Kind::Npz(npz) = &mut source.kind else { continue };
-                let arrays = specs.iter().map(|s| npz.read(&format!("{k}/{}", s.name))).collect::<Result<Vec<_>, _>>()?;
+                let Kind::Npz(npz) = &mut source.kind else {
+                    continue;
+                };
+                let arrays = specs
+                    .iter()
+                    .map(|s| npz.read(&format!("{k}/{}", s.name)))
+                    .collect::<Result<Vec<_>, _>>()?;
                 deliver(arrays)?;
             }
         }
@@ -218,8 +267,17 @@ fn plan_batch(specs: &[Spec], path: &Path, kind: &mut Kind) -> Result<Batch, Dat
     let mut cuts = Vec::new();
     for spec in specs {
         if !kind.contains(&spec.name) {
-            let found: Vec<String> = kind.names().into_iter().take(8).map(|n| format!("'{}'", escape(n))).collect();
-            return Err(fail(format!("has no array for the input '{}', only {}", escape(&spec.name), found.join(", "))));
+            let found: Vec<String> = kind
+                .names()
+                .into_iter()
+                .take(8)
+                .map(|n| format!("'{}'", escape(n)))
+                .collect();
+            return Err(fail(format!(
+                "has no array for the input '{}', only {}",
+                escape(&spec.name),
+                found.join(", ")
+            )));
         }
         let header = kind.header(&spec.name)?;
         let (count, cut) = plan_input(spec, &header).map_err(fail)?;
@@ -235,21 +293,36 @@ fn plan_batch(specs: &[Spec], path: &Path, kind: &mut Kind) -> Result<Batch, Dat
         }
         cuts.push(cut);
     }
-    Ok(Batch { samples: samples.map_or(0, |s| s.0), cuts })
+    Ok(Batch {
+        samples: samples.map_or(0, |s| s.0),
+        cuts,
+    })
 }
 
 /// How many samples an array holds for an input, and how it is cut.
 fn plan_input(spec: &Spec, header: &npy::Header) -> Result<(usize, (usize, bool)), String> {
     let found = describe(header.ty, &header.shape);
-    let no = || format!("array '{}' is {found}, expected samples of {}", escape(&spec.name), escape(&spec.ty.to_string()));
+    let no = || {
+        format!(
+            "array '{}' is {found}, expected samples of {}",
+            escape(&spec.name),
+            escape(&spec.ty.to_string())
+        )
+    };
     let dims = &spec.ty.shape;
     let keep = header.shape.len() == dims.len();
-    if header.ty != spec.ty.storage() || header.shape.is_empty() || !(keep || header.shape.len() == dims.len() + 1) {
+    if header.ty != spec.ty.storage()
+        || header.shape.is_empty()
+        || !(keep || header.shape.len() == dims.len() + 1)
+    {
         return Err(no());
     }
     let rest = if keep { &dims[1..] } else { &dims[..] };
     for (dim, &extent) in rest.iter().zip(&header.shape[1..]) {
-        if dim.as_const().is_some_and(|c| usize::try_from(c).ok() != Some(extent)) {
+        if dim
+            .as_const()
+            .is_some_and(|c| usize::try_from(c).ok() != Some(extent))
+        {
             return Err(no());
         }
     }
@@ -258,15 +331,23 @@ fn plan_input(spec: &Spec, header: &npy::Header) -> Result<(usize, (usize, bool)
         Some(n) if keep => usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(no)?,
         _ => 1,
     };
-    if header.shape[0] % rows != 0 {
-        return Err(format!("array '{}' has {} rows, expected a multiple of {rows}", escape(&spec.name), header.shape[0]));
+    if !header.shape[0].is_multiple_of(rows) {
+        return Err(format!(
+            "array '{}' has {} rows, expected a multiple of {rows}",
+            escape(&spec.name),
+            header.shape[0]
+        ));
     }
     Ok((header.shape[0] / rows, (rows, keep)))
 }
 
 /// Sample `i` of an array that is wholly in memory.
 fn cut_sample(array: &Array, (rows, keep): (usize, bool), i: usize) -> Array {
-    if keep { array.cut(0, i * rows..(i + 1) * rows) } else { array.row(i, false) }
+    if keep {
+        array.cut(0, i * rows..(i + 1) * rows)
+    } else {
+        array.row(i, false)
+    }
 }
 
 impl Npz {
@@ -278,12 +359,21 @@ impl Npz {
         samples: usize,
         deliver: &mut dyn FnMut(Sample) -> Result<(), E>,
     ) -> Result<(), E> {
-        let headers = names.iter().map(|n| self.header(n)).collect::<Result<Vec<_>, _>>()?;
+        let headers = names
+            .iter()
+            .map(|n| self.header(n))
+            .collect::<Result<Vec<_>, _>>()?;
         // Column-major arrays cannot be read by rows.
         let whole = names
             .iter()
             .zip(&headers)
-            .map(|(n, h)| if h.fortran && h.shape.len() > 1 { self.read(n).map(Some) } else { Ok(None) })
+            .map(|(n, h)| {
+                if h.fortran && h.shape.len() > 1 {
+                    self.read(n).map(Some)
+                } else {
+                    Ok(None)
+                }
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let mut clones = self.clones(names.len());
         let mut readers = Vec::new();
@@ -314,7 +404,11 @@ fn read_rows(reader: &mut dyn Read, h: &npy::Header, (rows, keep): (usize, bool)
         shape.insert(0, rows);
     }
     let bytes = h.bytes.checked_div(h.shape[0]).unwrap_or(0) * rows;
-    let part = npy::Header { shape, bytes, ..h.clone() };
+    let part = npy::Header {
+        shape,
+        bytes,
+        ..h.clone()
+    };
     npy::read_part(&mut &mut *reader, &part)
 }
 
@@ -330,9 +424,15 @@ fn finish(specs: &[Spec], mut sample: Sample) -> Result<Sample, String> {
 
 /// Cuts every input that runs along the `attention_mask` to the unmasked part.
 fn cut_padding(specs: &[Spec], sample: &mut Sample) {
-    let Some(mask) = specs.iter().position(|s| s.name == "attention_mask") else { return };
-    let (Some(dim), Some(&length)) = (specs[mask].ty.shape.last(), sample[mask].shape.last()) else { return };
-    let Some(range) = unmasked(&sample[mask], length) else { return };
+    let Some(mask) = specs.iter().position(|s| s.name == "attention_mask") else {
+        return;
+    };
+    let (Some(dim), Some(&length)) = (specs[mask].ty.shape.last(), sample[mask].shape.last()) else {
+        return;
+    };
+    let Some(range) = unmasked(&sample[mask], length) else {
+        return;
+    };
     if range == (0..length) {
         return;
     }
@@ -341,7 +441,9 @@ fn cut_padding(specs: &[Spec], sample: &mut Sample) {
         .iter()
         .enumerate()
         .flat_map(|(i, s)| s.ty.shape.iter().enumerate().map(move |(axis, d)| (i, axis, d)))
-        .filter(|(i, axis, d)| sample[*i].shape[*axis] == length && d.symbols().iter().any(|s| symbols.contains(s)))
+        .filter(|(i, axis, d)| {
+            sample[*i].shape[*axis] == length && d.symbols().iter().any(|s| symbols.contains(s))
+        })
         .map(|(i, axis, _)| (i, axis))
         .collect();
     for (i, axis) in axes {
@@ -359,93 +461,4 @@ fn unmasked(mask: &Array, length: usize) -> Option<Range<usize>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::npz::write_npz;
-    use rsqc_ir::types::{Dim, ScalarType, TensorType};
-
-    fn i64s(shape: &[usize], v: &[i64]) -> Array {
-        Array { ty: ScalarType::I64, shape: shape.to_vec(), data: v.iter().flat_map(|x| x.to_le_bytes()).collect() }
-    }
-
-    fn specs() -> Vec<Spec> {
-        let ty = TensorType::new(ScalarType::I64, vec![Dim::sym("batch"), Dim::sym("seq")]);
-        vec![Spec { name: "input_ids".into(), ty: ty.clone() }, Spec { name: "attention_mask".into(), ty }]
-    }
-
-    fn collect(arrays: &[(&str, Array)], specs: Vec<Spec>) -> Result<Vec<Sample>, DataError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.npz");
-        write_npz(std::fs::File::create(&path).unwrap(), arrays.iter().map(|(n, a)| (*n, a))).unwrap();
-        let mut set = CalibSet::open(&[path], specs)?;
-        let mut out = Vec::new();
-        set.for_each(|s| {
-            out.push(s);
-            Ok::<(), DataError>(())
-        })?;
-        assert_eq!(set.len(), out.len());
-        Ok(out)
-    }
-
-    #[test]
-    fn batches_are_cut_and_padding_goes() {
-        let ids = i64s(&[2, 3], &[1, 2, 0, 4, 5, 6]);
-        let mask = i64s(&[2, 3], &[1, 1, 0, 0, 1, 1]);
-        let got = collect(&[("input_ids", ids), ("attention_mask", mask), ("extra", i64s(&[1], &[0]))], specs()).unwrap();
-        assert_eq!(got[0][0], i64s(&[1, 2], &[1, 2]));
-        assert_eq!(got[1], [i64s(&[1, 2], &[5, 6]), i64s(&[1, 2], &[1, 1])]);
-    }
-
-    #[test]
-    fn numbered_samples_may_differ_in_length() {
-        let arrays = [
-            ("0/input_ids", i64s(&[1, 1], &[7])),
-            ("0/attention_mask", i64s(&[1, 1], &[1])),
-            ("10/input_ids", i64s(&[1, 2], &[8, 9])),
-            ("10/attention_mask", i64s(&[1, 2], &[1, 1])),
-        ];
-        assert_eq!(collect(&arrays, specs()).unwrap().len(), 2);
-        let text = collect(&arrays[..3], specs()).unwrap_err().to_string();
-        assert!(text.contains("10/attention_mask"), "{text}");
-    }
-
-    #[test]
-    fn one_rank_more_counts_samples() {
-        let spec = vec![Spec { name: "x".into(), ty: TensorType::new(ScalarType::I64, vec![Dim::sym("b"), Dim::from(2usize)]) }];
-        let got = collect(&[("x", i64s(&[2, 3, 2], &[0; 12]))], spec).unwrap();
-        assert_eq!((got.len(), got[0][0].shape.clone()), (2, vec![3, 2]));
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        let f = |v: f32| Array { ty: ScalarType::F32, shape: vec![1, 1], data: v.to_le_bytes().to_vec() };
-        let float = vec![Spec { name: "x".into(), ty: TensorType::new(ScalarType::F32, vec![Dim::sym("b"), Dim::one()]) }];
-        let cases: [(&[(&str, Array)], Vec<Spec>, &str); 5] = [
-            (&[("x", f(f32::NAN))], float.clone(), "NaN"),
-            (&[("y", f(1.0))], float.clone(), "no array for the input 'x', only 'y'"),
-            (&[("x", i64s(&[1, 1], &[1]))], float.clone(), "expected samples of f32[b, 1]"),
-            (&[("x", Array { ty: ScalarType::F32, shape: vec![0, 1], data: vec![] })], float, "no samples"),
-            (
-                &[("input_ids", i64s(&[2, 1], &[1, 2])), ("attention_mask", i64s(&[1, 1], &[1]))],
-                specs(),
-                "'attention_mask' holds 1 samples, but 'input_ids' holds 2",
-            ),
-        ];
-        for (arrays, specs, want) in cases {
-            let text = collect(arrays, specs).unwrap_err().to_string();
-            assert!(text.contains(want), "{text}");
-        }
-    }
-
-    #[test]
-    fn folders_of_loose_arrays() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["input_ids", "attention_mask"] {
-            let mut file = std::fs::File::create(dir.path().join(format!("{name}.npy"))).unwrap();
-            let a = i64s(&[2, 2], &[1, 1, 1, 1]);
-            npy::write(&mut file, a.ty, &a.shape, &a.data).unwrap();
-        }
-        let set = CalibSet::open(&[dir.path().to_owned()], specs()).unwrap();
-        assert_eq!(set.len(), 2);
-    }
-}
+mod tests;

@@ -25,7 +25,14 @@ pub struct Spec {
 impl Spec {
     /// The inputs of a graph.
     pub fn inputs(graph: &rsqc_ir::Graph) -> Vec<Spec> {
-        graph.inputs().iter().map(|p| Spec { name: p.name.clone(), ty: graph.ty(p.value).clone() }).collect()
+        graph
+            .inputs()
+            .iter()
+            .map(|p| Spec {
+                name: p.name.clone(),
+                ty: graph.ty(p.value).clone(),
+            })
+            .collect()
     }
 }
 
@@ -52,7 +59,10 @@ pub fn bind(specs: &[Spec], arrays: &[Array]) -> Result<BTreeMap<Symbol, i64>, S
                     Some(v) => v.to_string(),
                     None => format!("{} = {}", escape(&dim.to_string()), value.unwrap_or(0)),
                 };
-                return Err(format!("input '{}': axis {axis} has extent {extent}, expected {want}", escape(&spec.name)));
+                return Err(format!(
+                    "input '{}': axis {axis} has extent {extent}, expected {want}",
+                    escape(&spec.name)
+                ));
             }
         }
     }
@@ -66,12 +76,20 @@ fn check_rank(spec: &Spec, array: &Array) -> Result<(), String> {
         return Ok(());
     }
     let found = describe(array.ty, &array.shape);
-    Err(format!("input '{}' is {found}, expected {}", escape(&spec.name), escape(&spec.ty.to_string())))
+    Err(format!(
+        "input '{}' is {found}, expected {}",
+        escape(&spec.name),
+        escape(&spec.ty.to_string())
+    ))
 }
 
 /// Reads inputs in the order of `specs` and checks them.
 pub fn load(path: &Path, specs: &[Spec]) -> Result<Vec<Array>, DataError> {
-    let arrays = if path.is_dir() { load_folder(path, specs)? } else { load_npz(path, specs)? };
+    let arrays = if path.is_dir() {
+        load_folder(path, specs)?
+    } else {
+        load_npz(path, specs)?
+    };
     bind(specs, &arrays).map_err(|what| DataError::new(path, what))?;
     Ok(arrays)
 }
@@ -80,14 +98,23 @@ pub fn load(path: &Path, specs: &[Spec]) -> Result<Vec<Array>, DataError> {
 pub fn load_pb(path: &Path) -> Result<Array, DataError> {
     let fail = |e: rsqc_onnx::error::ErrorKind| DataError::new(path, e.to_string());
     let tensor = read_tensor(&map_file(path).map_err(fail)?).map_err(fail)?;
-    Ok(Array { ty: tensor.ty.storage, shape: tensor.shape, data: tensor.data.to_vec() })
+    Ok(Array {
+        ty: tensor.ty.storage,
+        shape: tensor.shape,
+        data: tensor.data.to_vec(),
+    })
 }
 
 fn load_folder(path: &Path, specs: &[Spec]) -> Result<Vec<Array>, DataError> {
-    let arrays = (0..specs.len()).map(|i| load_pb(&path.join(format!("input_{i}.pb")))).collect::<Result<Vec<_>, _>>()?;
+    let arrays = (0..specs.len())
+        .map(|i| load_pb(&path.join(format!("input_{i}.pb"))))
+        .collect::<Result<Vec<_>, _>>()?;
     let next = format!("input_{}.pb", specs.len());
     if path.join(&next).exists() {
-        return Err(DataError::new(path, format!("has a file {next}, but the model has {} inputs", specs.len())));
+        return Err(DataError::new(
+            path,
+            format!("has a file {next}, but the model has {} inputs", specs.len()),
+        ));
     }
     Ok(arrays)
 }
@@ -99,7 +126,11 @@ fn load_npz(path: &Path, specs: &[Spec]) -> Result<Vec<Array>, DataError> {
         .map(|spec| {
             if !npz.contains(&spec.name) {
                 let known: Vec<String> = npz.names().take(8).map(|n| format!("'{}'", escape(n))).collect();
-                let what = format!("has no array for the input '{}', only {}", escape(&spec.name), known.join(", "));
+                let what = format!(
+                    "has no array for the input '{}', only {}",
+                    escape(&spec.name),
+                    known.join(", ")
+                );
                 return Err(DataError::new(path, what));
             }
             npz.read(&spec.name)
@@ -124,19 +155,26 @@ pub fn save(path: &Path, outputs: &[(String, Array)]) -> Result<(), DataError> {
     let mut files = Vec::new();
     for (i, (name, array)) in outputs.iter().enumerate() {
         let target = path.join(format!("output_{i}.pb"));
-        let mut file = tempfile::NamedTempFile::new_in(path).map_err(|e| DataError::new(&target, e.to_string()))?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(path).map_err(|e| DataError::new(&target, e.to_string()))?;
         let bytes = write_tensor(name, array.ty, &array.shape, &array.data);
-        file.write_all(&bytes).and_then(|()| file.flush()).map_err(|e| DataError::new(&target, e.to_string()))?;
+        file.write_all(&bytes)
+            .and_then(|()| file.flush())
+            .map_err(|e| DataError::new(&target, e.to_string()))?;
         files.push((file, target));
     }
-    files.into_iter().try_for_each(|(file, target)| persist(file, &target))
+    files
+        .into_iter()
+        .try_for_each(|(file, target)| persist(file, &target))
 }
 
 /// Gives a finished temporary file its name, with the permissions of an ordinary new file.
 fn persist(file: tempfile::NamedTempFile, target: &Path) -> Result<(), DataError> {
     use std::os::unix::fs::PermissionsExt;
     let fail = |e: std::io::Error| DataError::new(target, e.to_string());
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(fail)?;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o644))
+        .map_err(fail)?;
     file.persist(target).map_err(|e| fail(e.error))?;
     Ok(())
 }
@@ -149,14 +187,27 @@ mod tests {
     fn specs() -> Vec<Spec> {
         let (b, s, p) = (Dim::sym("b"), Dim::sym("s"), Dim::sym("p"));
         vec![
-            Spec { name: "mask".into(), ty: TensorType::new(ScalarType::U8, vec![b.clone(), p.clone() + s.clone()]) },
-            Spec { name: "ids".into(), ty: TensorType::new(ScalarType::U8, vec![b.clone(), s]) },
-            Spec { name: "past".into(), ty: TensorType::new(ScalarType::U8, vec![b, p, Dim::from(2usize)]) },
+            Spec {
+                name: "mask".into(),
+                ty: TensorType::new(ScalarType::U8, vec![b.clone(), p.clone() + s.clone()]),
+            },
+            Spec {
+                name: "ids".into(),
+                ty: TensorType::new(ScalarType::U8, vec![b.clone(), s]),
+            },
+            Spec {
+                name: "past".into(),
+                ty: TensorType::new(ScalarType::U8, vec![b, p, Dim::from(2usize)]),
+            },
         ]
     }
 
     fn array(shape: &[usize]) -> Array {
-        Array { ty: ScalarType::U8, shape: shape.to_vec(), data: vec![3; shape.iter().product()] }
+        Array {
+            ty: ScalarType::U8,
+            shape: shape.to_vec(),
+            data: vec![3; shape.iter().product()],
+        }
     }
 
     #[test]
@@ -165,10 +216,19 @@ mod tests {
         let env = bind(&specs(), &good).unwrap();
         assert_eq!(env.values().copied().collect::<Vec<_>>(), [1, 2, 3]);
         let cases = [
-            ([array(&[1, 6]), array(&[1, 3]), array(&[1, 2, 2])], "axis 1 has extent 6"),
+            (
+                [array(&[1, 6]), array(&[1, 3]), array(&[1, 2, 2])],
+                "axis 1 has extent 6",
+            ),
             ([array(&[1, 5]), array(&[2, 3]), array(&[1, 2, 2])], "'ids'"),
-            ([array(&[1, 5]), array(&[1, 3]), array(&[1, 2, 3])], "extent 3, expected 2"),
-            ([array(&[5]), array(&[1, 3]), array(&[1, 2, 2])], "expected u8[b, "),
+            (
+                [array(&[1, 5]), array(&[1, 3]), array(&[1, 2, 3])],
+                "extent 3, expected 2",
+            ),
+            (
+                [array(&[5]), array(&[1, 3]), array(&[1, 2, 2])],
+                "expected u8[b, ",
+            ),
         ];
         for (arrays, want) in cases {
             let text = bind(&specs(), &arrays).unwrap_err();
@@ -187,11 +247,19 @@ mod tests {
         let folder = dir.path().join("out");
         save(&folder, &named).unwrap();
         for i in 0..3 {
-            std::fs::rename(folder.join(format!("output_{i}.pb")), folder.join(format!("input_{i}.pb"))).unwrap();
+            std::fs::rename(
+                folder.join(format!("output_{i}.pb")),
+                folder.join(format!("input_{i}.pb")),
+            )
+            .unwrap();
         }
         assert_eq!(load(&folder, &specs()).unwrap(), arrays);
         let text = load(&folder, &specs()[..2]).unwrap_err().to_string();
         assert!(text.contains("input_2.pb"), "{text}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file may stay");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            2,
+            "no temporary file may stay"
+        );
     }
 }

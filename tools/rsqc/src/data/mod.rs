@@ -37,7 +37,11 @@ impl Array {
         if keep {
             shape.insert(0, 1);
         }
-        Array { ty: self.ty, shape, data: self.data[i * bytes..(i + 1) * bytes].to_vec() }
+        Array {
+            ty: self.ty,
+            shape,
+            data: self.data[i * bytes..(i + 1) * bytes].to_vec(),
+        }
     }
 
     /// The part `range` of `axis`.
@@ -47,11 +51,17 @@ impl Array {
         let outer: usize = self.shape[..axis].iter().product();
         let mut data = Vec::with_capacity(outer * inner * range.len());
         for o in 0..outer {
-            data.extend_from_slice(&self.data[o * block + range.start * inner..o * block + range.end * inner]);
+            data.extend_from_slice(
+                &self.data[o * block + range.start * inner..o * block + range.end * inner],
+            );
         }
         let mut shape = self.shape.clone();
         shape[axis] = range.len();
-        Array { ty: self.ty, shape, data }
+        Array {
+            ty: self.ty,
+            shape,
+            data,
+        }
     }
 
     /// The elements as f64, any type.
@@ -60,7 +70,11 @@ impl Array {
             ($t:ty, $n:literal, $f:expr) => {
                 self.data
                     .chunks_exact($n)
-                    .map(|b| $f(<$t>::from_le_bytes(b.try_into().expect("chunks have this size"))))
+                    .map(|b| {
+                        $f(<$t>::from_le_bytes(
+                            b.try_into().expect("chunks have this size"),
+                        ))
+                    })
                     .collect()
             };
         }
@@ -83,7 +97,9 @@ impl Array {
     /// Whether it is a float array that holds a NaN or an infinity.
     fn has_non_finite(&self) -> bool {
         let high = |size: usize, mask: u16| {
-            self.data.chunks_exact(size).any(|b| u16::from_le_bytes([b[size - 2], b[size - 1]]) & mask == mask)
+            self.data
+                .chunks_exact(size)
+                .any(|b| u16::from_le_bytes([b[size - 2], b[size - 1]]) & mask == mask)
         };
         // All exponent bits set; they lie in the two highest bytes of every float format.
         match self.ty {
@@ -115,7 +131,10 @@ pub struct DataError {
 impl DataError {
     /// An error about `path`.
     pub fn new(path: &Path, what: impl Into<String>) -> DataError {
-        DataError { file: escape_path(path), what: what.into() }
+        DataError {
+            file: escape_path(path),
+            what: what.into(),
+        }
     }
 }
 
@@ -125,7 +144,11 @@ mod tests {
 
     #[test]
     fn cutting_and_rows() {
-        let a = Array { ty: ScalarType::U8, shape: vec![2, 3, 2], data: (0..12).collect() };
+        let a = Array {
+            ty: ScalarType::U8,
+            shape: vec![2, 3, 2],
+            data: (0..12).collect(),
+        };
         let c = a.cut(1, 1..3);
         assert_eq!((c.shape, c.data), (vec![2, 2, 2], vec![2, 3, 4, 5, 8, 9, 10, 11]));
         assert_eq!(a.row(1, true).shape, [1, 3, 2]);
@@ -135,12 +158,38 @@ mod tests {
     #[test]
     fn non_finite_values_are_seen() {
         for (ty, good, bad) in [
-            (ScalarType::F32, 3.0e38f32.to_le_bytes().to_vec(), f32::NAN.to_le_bytes().to_vec()),
-            (ScalarType::F64, f64::MAX.to_le_bytes().to_vec(), f64::NEG_INFINITY.to_le_bytes().to_vec()),
-            (ScalarType::F16, half::f16::MAX.to_le_bytes().to_vec(), half::f16::INFINITY.to_le_bytes().to_vec()),
+            (
+                ScalarType::F32,
+                3.0e38f32.to_le_bytes().to_vec(),
+                f32::NAN.to_le_bytes().to_vec(),
+            ),
+            (
+                ScalarType::F64,
+                f64::MAX.to_le_bytes().to_vec(),
+                f64::NEG_INFINITY.to_le_bytes().to_vec(),
+            ),
+            (
+                ScalarType::F16,
+                half::f16::MAX.to_le_bytes().to_vec(),
+                half::f16::INFINITY.to_le_bytes().to_vec(),
+            ),
         ] {
-            assert!(!Array { ty, shape: vec![1], data: good }.has_non_finite());
-            assert!(Array { ty, shape: vec![1], data: bad }.has_non_finite());
+            assert!(
+                !Array {
+                    ty,
+                    shape: vec![1],
+                    data: good
+                }
+                .has_non_finite()
+            );
+            assert!(
+                Array {
+                    ty,
+                    shape: vec![1],
+                    data: bad
+                }
+                .has_non_finite()
+            );
         }
     }
 }

@@ -45,10 +45,17 @@ pub fn read_header(r: &mut impl Read) -> Result<Header, String> {
             read_exact(r, &mut n, "the header")?;
             u32::from_le_bytes(n) as usize
         }
-        _ => return Err(format!(".npy version {}.{} is not known, expected 1.0, 2.0 or 3.0", start[6], start[7])),
+        _ => {
+            return Err(format!(
+                ".npy version {}.{} is not known, expected 1.0, 2.0 or 3.0",
+                start[6], start[7]
+            ));
+        }
     };
     if length > MAX_HEADER {
-        return Err(format!("its .npy header claims {length} bytes, over the limit of {MAX_HEADER}"));
+        return Err(format!(
+            "its .npy header claims {length} bytes, over the limit of {MAX_HEADER}"
+        ));
     }
     let mut text = vec![0u8; length];
     read_exact(r, &mut text, "the header")?;
@@ -68,7 +75,10 @@ pub fn read_data(r: &mut impl Read, h: &Header) -> Result<Array, String> {
     let array = read_part(r, h)?;
     let mut extra = [0u8; 1];
     if r.read(&mut extra).map_err(|e| e.to_string())? != 0 {
-        return Err(format!("has more than the {} bytes of data expected for its shape", h.bytes));
+        return Err(format!(
+            "has more than the {} bytes of data expected for its shape",
+            h.bytes
+        ));
     }
     Ok(array)
 }
@@ -76,9 +86,16 @@ pub fn read_data(r: &mut impl Read, h: &Header) -> Result<Array, String> {
 /// Reads the bytes that `h` asks for. Memory grows with the bytes that really come, never with a claim.
 pub fn read_part(r: &mut impl Read, h: &Header) -> Result<Array, String> {
     let mut data = Vec::new();
-    r.by_ref().take(h.bytes as u64).read_to_end(&mut data).map_err(|e| e.to_string())?;
+    r.by_ref()
+        .take(h.bytes as u64)
+        .read_to_end(&mut data)
+        .map_err(|e| e.to_string())?;
     if data.len() != h.bytes {
-        return Err(format!("has {} bytes of data, expected {} for its shape", data.len(), h.bytes));
+        return Err(format!(
+            "has {} bytes of data, expected {} for its shape",
+            data.len(),
+            h.bytes
+        ));
     }
     let size = h.ty.size();
     if h.big_endian && size > 1 {
@@ -90,7 +107,11 @@ pub fn read_part(r: &mut impl Read, h: &Header) -> Result<Array, String> {
     if h.fortran && h.shape.len() > 1 {
         data = to_row_major(&data, &h.shape, size);
     }
-    Ok(Array { ty: h.ty, shape: h.shape.clone(), data })
+    Ok(Array {
+        ty: h.ty,
+        shape: h.shape.clone(),
+        data,
+    })
 }
 
 /// Reorders column-major elements of `size` bytes.
@@ -125,7 +146,10 @@ pub fn write(w: &mut impl Write, ty: ScalarType, shape: &[usize], data: &[u8]) -
     } else if shape.len() == 1 {
         dims.truncate(dims.len() - 1);
     }
-    let mut text = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({dims}), }}", descr(ty));
+    let mut text = format!(
+        "{{'descr': '{}', 'fortran_order': False, 'shape': ({dims}), }}",
+        descr(ty)
+    );
     // The data starts at a multiple of 64: 10 bytes come before the text, and a line feed ends it.
     let total = (10 + text.len() + 1).next_multiple_of(64);
     text.extend(std::iter::repeat_n(' ', total - 10 - text.len() - 1));
@@ -176,7 +200,12 @@ fn parse_type(text: &str) -> Result<(ScalarType, bool), String> {
         "u1" => U8,
         "b1" | "?" => Bool,
         _ if rest.starts_with('O') => return Err("holds pickled Python objects, which are never read".into()),
-        _ => return Err(format!("has the element type '{}', expected a number type", rsqc_onnx::error::escape(text))),
+        _ => {
+            return Err(format!(
+                "has the element type '{}', expected a number type",
+                rsqc_onnx::error::escape(text)
+            ));
+        }
     };
     Ok((ty, order == '>'))
 }
@@ -208,7 +237,10 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let found: String = self.rest.chars().take(16).collect();
-        Err(format!("its .npy header has '{}' where '{token}' is expected", rsqc_onnx::error::escape(&found)))
+        Err(format!(
+            "its .npy header has '{}' where '{token}' is expected",
+            rsqc_onnx::error::escape(&found)
+        ))
     }
 
     /// A quoted string without escapes.
@@ -234,10 +266,16 @@ impl<'a> Scan<'a> {
         let mut shape = Vec::new();
         while !self.eat(")") {
             self.skip();
-            let digits = self.rest.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(self.rest.len());
+            let digits = self
+                .rest
+                .find(|c: char| !c.is_ascii_digit() && c != '-')
+                .unwrap_or(self.rest.len());
             let (number, rest) = self.rest.split_at(digits);
             let Ok(extent) = number.parse::<usize>() else {
-                return Err(format!("its shape has the extent '{}', expected 0 or more", rsqc_onnx::error::escape(number)));
+                return Err(format!(
+                    "its shape has the extent '{}', expected 0 or more",
+                    rsqc_onnx::error::escape(number)
+                ));
             };
             // Python 2 wrote long integers with an L.
             self.rest = rest.strip_prefix('L').unwrap_or(rest);
@@ -269,7 +307,12 @@ fn parse_header(text: &str) -> Result<Header, String> {
                 fortran.replace(false).is_some()
             }
             "shape" => shape.replace(s.shape()?).is_some(),
-            _ => return Err(format!("its .npy header has the unknown key '{}'", rsqc_onnx::error::escape(key))),
+            _ => {
+                return Err(format!(
+                    "its .npy header has the unknown key '{}'",
+                    rsqc_onnx::error::escape(key)
+                ));
+            }
         };
         if again {
             return Err(format!("its .npy header has the key '{key}' twice"));
@@ -285,10 +328,24 @@ fn parse_header(text: &str) -> Result<Header, String> {
     let (Some((ty, big_endian)), Some(fortran), Some(shape)) = (ty, fortran, shape) else {
         return Err("its .npy header lacks one of 'descr', 'fortran_order', 'shape'".into());
     };
-    let count = if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) };
-    let bytes = count.and_then(|n| n.checked_mul(ty.size())).filter(|&n| n <= isize::MAX as usize);
-    let Some(bytes) = bytes else { return Err("the product of its extents overflows".into()) };
-    Ok(Header { ty, big_endian, fortran, shape, bytes })
+    let count = if shape.contains(&0) {
+        Some(0)
+    } else {
+        shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    };
+    let bytes = count
+        .and_then(|n| n.checked_mul(ty.size()))
+        .filter(|&n| n <= isize::MAX as usize);
+    let Some(bytes) = bytes else {
+        return Err("the product of its extents overflows".into());
+    };
+    Ok(Header {
+        ty,
+        big_endian,
+        fortran,
+        shape,
+        bytes,
+    })
 }
 
 #[cfg(test)]
@@ -317,28 +374,59 @@ mod tests {
             let mut out = Vec::new();
             write(&mut out, ScalarType::I16, &shape, &data).unwrap();
             assert_eq!((out.len() - data.len()) % 64, 0);
-            assert_eq!(read(&out).unwrap(), Array { ty: ScalarType::I16, shape, data });
+            assert_eq!(
+                read(&out).unwrap(),
+                Array {
+                    ty: ScalarType::I16,
+                    shape,
+                    data
+                }
+            );
         }
     }
 
     #[test]
     fn fortran_order_and_big_endian() {
         // [[1, 2, 3], [4, 5, 6]] stored by columns
-        let a = npy("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3), }", &[1, 4, 2, 5, 3, 6]);
+        let a = npy(
+            "{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3), }",
+            &[1, 4, 2, 5, 3, 6],
+        );
         assert_eq!(read(&a).unwrap().data, [1, 2, 3, 4, 5, 6]);
-        let a = npy("{'descr': '>i2', 'fortran_order': False, 'shape': (2,)}", &[0, 1, 0, 2]);
+        let a = npy(
+            "{'descr': '>i2', 'fortran_order': False, 'shape': (2,)}",
+            &[0, 1, 0, 2],
+        );
         assert_eq!(read(&a).unwrap().data, [1, 0, 2, 0]);
     }
 
     #[test]
     fn bad_headers_are_refused() {
         let cases = [
-            ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", "pickled"),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", "extent '-1'"),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999)}", "overflows"),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000,)}", "0 bytes of data, expected 4000000"),
-            ("{'descr': __import__('os'), 'fortran_order': False, 'shape': ()}", "not a dictionary"),
-            ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': ()}", "record type"),
+            (
+                "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
+                "pickled",
+            ),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}",
+                "extent '-1'",
+            ),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999)}",
+                "overflows",
+            ),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000,)}",
+                "0 bytes of data, expected 4000000",
+            ),
+            (
+                "{'descr': __import__('os'), 'fortran_order': False, 'shape': ()}",
+                "not a dictionary",
+            ),
+            (
+                "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': ()}",
+                "record type",
+            ),
             ("{'descr': '<f4', 'shape': ()}", "lacks"),
             ("{'descr': '<f4', 'descr': '<f4'}", "twice"),
             ("((((((((((((((", "expected"),
@@ -348,7 +436,11 @@ mod tests {
             let text = read(&npy(header, &[])).unwrap_err();
             assert!(text.contains(want), "{header}: {text}");
         }
-        assert!(read(b"\x93NUMPY\x02\x00\xff\xff\xff\xff").unwrap_err().contains("over the limit"));
+        assert!(
+            read(b"\x93NUMPY\x02\x00\xff\xff\xff\xff")
+                .unwrap_err()
+                .contains("over the limit")
+        );
         assert!(read(b"PK\x03\x04 something").unwrap_err().contains("magic"));
         assert!(read(b"\x93NUM").unwrap_err().contains("ends inside"));
         let long = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}", &[1, 2]);

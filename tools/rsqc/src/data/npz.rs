@@ -41,16 +41,25 @@ impl Npz {
     pub fn open(path: &Path) -> Result<Npz, DataError> {
         let fail = |what: String| DataError::new(path, what);
         let bytes = map_file(path).map_err(|e| fail(e.to_string()))?;
-        let mut zip = ZipArchive::new(Cursor::new(Mapped(bytes))).map_err(|e| fail(format!("not a readable zip archive: {e}")))?;
+        let mut zip = ZipArchive::new(Cursor::new(Mapped(bytes)))
+            .map_err(|e| fail(format!("not a readable zip archive: {e}")))?;
         if zip.len() > MAX_MEMBERS {
-            return Err(fail(format!("has {} members, over the limit of {MAX_MEMBERS}", zip.len())));
+            return Err(fail(format!(
+                "has {} members, over the limit of {MAX_MEMBERS}",
+                zip.len()
+            )));
         }
-        if zip.has_overlapping_entries().map_err(|e| fail(format!("damaged zip directory: {e}")))? {
+        if zip
+            .has_overlapping_entries()
+            .map_err(|e| fail(format!("damaged zip directory: {e}")))?
+        {
             return Err(fail("its zip members overlap".into()));
         }
         let mut members = BTreeMap::new();
         for index in 0..zip.len() {
-            let entry = zip.by_index_raw(index).map_err(|e| fail(format!("zip member {index}: {e}")))?;
+            let entry = zip
+                .by_index_raw(index)
+                .map_err(|e| fail(format!("zip member {index}: {e}")))?;
             let raw = entry.name_raw().to_vec();
             let shown = escape_bytes(&raw);
             if entry.encrypted() {
@@ -59,7 +68,8 @@ impl Npz {
             if entry.is_dir() {
                 continue;
             }
-            let name = String::from_utf8(raw).map_err(|_| fail(format!("member '{shown}' has a name that is not UTF-8")))?;
+            let name = String::from_utf8(raw)
+                .map_err(|_| fail(format!("member '{shown}' has a name that is not UTF-8")))?;
             let Some(name) = name.strip_suffix(".npy") else {
                 return Err(fail(format!("member '{shown}' is not an .npy array")));
             };
@@ -67,7 +77,11 @@ impl Npz {
                 return Err(fail(format!("member '{shown}' is there twice")));
             }
         }
-        Ok(Npz { path: path.to_owned(), zip, members })
+        Ok(Npz {
+            path: path.to_owned(),
+            zip,
+            members,
+        })
     }
 
     /// Names of the arrays, in order.
@@ -100,7 +114,11 @@ impl Npz {
 
     /// Independent readers of the same archive, for reading several members in step.
     pub(super) fn clones(&self, n: usize) -> Vec<Npz> {
-        let one = || Npz { path: self.path.clone(), zip: self.zip.clone(), members: self.members.clone() };
+        let one = || Npz {
+            path: self.path.clone(),
+            zip: self.zip.clone(),
+            members: self.members.clone(),
+        };
         (0..n).map(|_| one()).collect()
     }
 
@@ -123,13 +141,21 @@ impl Npz {
 
     fn member(&mut self, name: &str) -> Result<Limited<'_>, DataError> {
         let fail = |what: String| named(&self.path, name, what);
-        let Some(&index) = self.members.get(name) else { return Err(fail("is missing".into())) };
+        let Some(&index) = self.members.get(name) else {
+            return Err(fail("is missing".into()));
+        };
         let entry = self.zip.by_index(index).map_err(|e| fail(e.to_string()))?;
         let limit = SMALL.max(entry.compressed_size().saturating_mul(MAX_RATIO));
         if entry.size() > limit {
-            return Err(fail(format!("claims to decompress to {} bytes, over the limit of {limit}", entry.size())));
+            return Err(fail(format!(
+                "claims to decompress to {} bytes, over the limit of {limit}",
+                entry.size()
+            )));
         }
-        Ok(Limited { inner: Box::new(entry), left: limit })
+        Ok(Limited {
+            inner: Box::new(entry),
+            left: limit,
+        })
     }
 }
 
@@ -164,17 +190,24 @@ pub fn read_npy(path: &Path) -> Result<Array, DataError> {
 }
 
 /// Writes named arrays as an archive: stored, in the given order, with fixed dates, so that equal data gives equal bytes.
-pub fn write_npz<'a>(w: impl Write + Seek, arrays: impl IntoIterator<Item = (&'a str, &'a Array)>) -> Result<(), String> {
+pub fn write_npz<'a>(
+    w: impl Write + Seek,
+    arrays: impl IntoIterator<Item = (&'a str, &'a Array)>,
+) -> Result<(), String> {
     let mut zip = ZipWriter::new(w);
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
         .last_modified_time(DateTime::default());
     for (name, array) in arrays {
         let large = array.data.len() as u64 > u64::from(u32::MAX) - (1 << 16);
-        zip.start_file(format!("{name}.npy"), options.large_file(large)).map_err(|e| e.to_string())?;
+        zip.start_file(format!("{name}.npy"), options.large_file(large))
+            .map_err(|e| e.to_string())?;
         npy::write(&mut zip, array.ty, &array.shape, &array.data).map_err(|e| e.to_string())?;
     }
-    zip.finish().map_err(|e| e.to_string())?.flush().map_err(|e| e.to_string())
+    zip.finish()
+        .map_err(|e| e.to_string())?
+        .flush()
+        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -185,7 +218,8 @@ mod tests {
     fn zip_with(members: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
         for (name, bytes) in members {
-            zip.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
+            zip.start_file(*name, SimpleFileOptions::default().compression_method(method))
+                .unwrap();
             zip.write_all(bytes).unwrap();
         }
         zip.finish().unwrap().into_inner()
@@ -200,7 +234,11 @@ mod tests {
     }
 
     fn array(n: usize) -> Array {
-        Array { ty: ScalarType::F32, shape: vec![n], data: vec![1; 4 * n] }
+        Array {
+            ty: ScalarType::F32,
+            shape: vec![n],
+            data: vec![1; 4 * n],
+        }
     }
 
     #[test]
@@ -226,7 +264,13 @@ mod tests {
         npy::write(&mut header, ScalarType::U8, &[300 << 20], &[]).unwrap();
         header.resize(header.len() + (300 << 20), 0);
         let (_d, npz) = open(&zip_with(&[("z.npy", &header)], CompressionMethod::Deflated));
-        assert!(npz.unwrap().read("z").unwrap_err().to_string().contains("over the limit"));
+        assert!(
+            npz.unwrap()
+                .read("z")
+                .unwrap_err()
+                .to_string()
+                .contains("over the limit")
+        );
         let (_d, npz) = open(&zip_with(&[("evil.txt", b"x")], CompressionMethod::Stored));
         assert!(npz.err().unwrap().to_string().contains("not an .npy array"));
         let (_d, npz) = open(b"not a zip at all");
