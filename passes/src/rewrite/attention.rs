@@ -29,7 +29,7 @@ use rsqc_ir::{Dim, Loc, Node, NodeId, Op, Phase, ScalarType, TensorType, ValueId
 pub struct RecognizeAttention;
 
 /// Finite mask values at or below this swallow any score.
-const DROWNS: f64 = -1e30;
+pub(super) const DROWNS: f64 = -1e30;
 
 impl Pass for RecognizeAttention {
     fn name(&self) -> &'static str {

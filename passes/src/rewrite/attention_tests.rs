@@ -261,6 +261,48 @@ fn attention_with_fused_keys_and_grouped_heads() {
 }
 
 #[test]
+fn one_head_of_keys_that_broadcasts() {
+    let mut n = Net::new(5);
+    let (q, k, v) = (
+        n.f32(&["b", "4", "s", "8"]),
+        n.f32(&["b", "1", "s", "8"]),
+        n.f32(&["b", "1", "s", "6"]),
+    );
+    let kt = n.op(
+        Transpose {
+            perm: vec![0, 1, 3, 2],
+        },
+        &[k],
+    );
+    let s = n.op(MatMul {}, &[q, kt]);
+    let p = n.op(Softmax { axis: 3, log: false }, &[s]);
+    let y = n.op(MatMul {}, &[p, v]);
+    let m = n.finish(&[y]);
+    assert_eq!(ops(&attention(&m)), ["attention"]);
+}
+
+#[test]
+fn softmax_over_another_axis_stays() {
+    let mut n = Net::new(5);
+    let (q, k, v) = (
+        n.f32(&["b", "4", "s", "8"]),
+        n.f32(&["b", "4", "s", "8"]),
+        n.f32(&["b", "4", "s", "8"]),
+    );
+    let kt = n.op(
+        Transpose {
+            perm: vec![0, 1, 3, 2],
+        },
+        &[k],
+    );
+    let s = n.op(MatMul {}, &[q, kt]);
+    let p = n.op(Softmax { axis: 2, log: false }, &[s]);
+    let y = n.op(MatMul {}, &[p, v]);
+    let m = n.finish(&[y]);
+    assert!(!ops(&attention(&m)).contains(&"attention"));
+}
+
+#[test]
 fn attention_whose_probabilities_are_read_stays() {
     let out = attention(&block(Block {
         groups: 4,

@@ -10,6 +10,7 @@
 //! bit. The third is too: past is not negative, so every row keeps key 0, and beside it a score with c added vanishes. A
 //! finite mask that also hides padding could hide whole rows, where finite and infinite differ: it stays a tensor.
 
+use super::attention::DROWNS;
 use crate::pass::{Effect, Pass, PassCx, Phases};
 use crate::sweep::{Editor, sweep};
 use rsqc_ir::diag::Diag;
@@ -17,9 +18,6 @@ use rsqc_ir::{Dim, NodeId, Op, Phase, ScalarType, TensorType, ValueId};
 
 /// See the file documentation.
 pub struct RecognizeCausalMasks;
-
-/// Finite mask values at or below this swallow any score.
-const DROWNS: f64 = -1e30;
 
 impl Pass for RecognizeCausalMasks {
     fn name(&self) -> &'static str {
