@@ -1,4 +1,5 @@
-//! Random graphs: the evaluator against compiled code at every level of this machine.
+//! Random graphs: the evaluator against compiled code. Every graph runs at one level of this machine, in rotation, so
+//! that each level gets an equal share of the graphs.
 //!
 //! Every module is lowered by a scheme's pipeline. Compiled code must give the evaluator's bits on the lowered module
 //! unless it holds float products, whose order of additions belongs to the target; those stay within a tolerance. Float
@@ -67,7 +68,9 @@ fn check(seed: u64, scheme: &str) {
             test_op: seed.is_multiple_of(5),
         },
     );
-    let o = options(scheme, &levels());
+    let all = levels();
+    let level = all[(seed % all.len() as u64) as usize];
+    let o = options(scheme, &[level]);
     let mut lowered = original.clone();
     if let Err(e) = lower(&mut lowered, &o) {
         panic!("seed {seed} {scheme}: {e}");
@@ -92,29 +95,27 @@ fn check(seed: u64, scheme: &str) {
                 );
             }
         }
-        for level in levels() {
-            let model = load(&compiled, level);
-            let at = format!("seed {seed} {scheme} b={b} s={s} {}", level.name());
-            let got = run(&model, 1, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
-            for (i, (w, g)) in want.iter().zip(&got).enumerate() {
-                match tolerance {
-                    None => assert!(
-                        same_bits(w, g),
-                        "{at}: output {i} differs by {:e}",
-                        relative_difference(w, g)
-                    ),
-                    Some(t) => {
-                        let d = relative_difference(w, g);
-                        assert!(d <= t, "{at}: output {i} differs by {d:e}");
-                    }
+        let model = load(&compiled, level);
+        let at = format!("seed {seed} {scheme} b={b} s={s} {}", level.name());
+        let got = run(&model, 1, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
+        for (i, (w, g)) in want.iter().zip(&got).enumerate() {
+            match tolerance {
+                None => assert!(
+                    same_bits(w, g),
+                    "{at}: output {i} differs by {:e}",
+                    relative_difference(w, g)
+                ),
+                Some(t) => {
+                    let d = relative_difference(w, g);
+                    assert!(d <= t, "{at}: output {i} differs by {d:e}");
                 }
             }
-            let two = run(&model, 2, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
-            assert!(
-                got.iter().zip(&two).all(|(x, y)| same_bits(x, y)),
-                "{at}: two threads give other bits"
-            );
         }
+        let two = run(&model, 2, &inputs).unwrap_or_else(|e| panic!("{at}: {e}"));
+        assert!(
+            got.iter().zip(&two).all(|(x, y)| same_bits(x, y)),
+            "{at}: two threads give other bits"
+        );
     }
 }
 

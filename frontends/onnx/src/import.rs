@@ -67,13 +67,16 @@ fn import_loaded(loaded: &mut Loaded, name: &str, options: &ImportOptions) -> Re
         .unwrap_or(2000)
         .clamp(8, 2000);
     let mut files = Some(std::mem::take(&mut loaded.files));
+    let typed = loaded.graph.value_info.iter().filter(|i| i.type_.is_some());
+    let declared: HashMap<&str, &ValueInfoProto> = typed.map(|i| (i.name.as_str(), i)).collect();
     loop {
         let mut run = Run {
-            loaded,
+            loaded: &*loaded,
             opset,
             options,
             equations: &equations,
             values: HashMap::new(),
+            declared: &declared,
             used: BTreeSet::new(),
         };
         let mut cx = Cx::new(Module {
@@ -284,6 +287,8 @@ struct Run<'a> {
     equations: &'a [(Symbol, Dim)],
     /// Values by name; `None` for those that a node with unsupported features would have defined.
     values: HashMap<&'a str, Option<V>>,
+    /// Types that the file declares for values inside the graph.
+    declared: &'a HashMap<&'a str, &'a ValueInfoProto>,
     /// Names of `--dim` that occurred.
     used: BTreeSet<String>,
 }
@@ -423,7 +428,12 @@ impl<'a> Run<'a> {
         call.finish(cx)?;
         for (i, name) in node.output.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
             match out.get(i) {
-                Some(v) => _ = self.values.insert(name, Some(*v)),
+                Some(v) => {
+                    if let Some(info) = self.declared.get(name.as_str()) {
+                        self.check_declared(cx, info, *v)?;
+                    }
+                    self.values.insert(name, Some(*v));
+                }
                 None => return cx.unsupported(format!("output {i}")),
             }
         }
@@ -443,7 +453,7 @@ impl<'a> Run<'a> {
                 return cx.fail("is listed twice");
             }
             if info.type_.is_some() {
-                self.check_output(cx, info, v)?;
+                self.check_declared(cx, info, v)?;
             }
             let value = cx.data(v)?;
             ports.push(Port {
@@ -455,12 +465,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// A declared output type must not contradict what the graph computes.
-    fn check_output(&mut self, cx: &mut Cx, info: &ValueInfoProto, v: V) -> Result<(), Stop> {
-        let (elem, shape) = tensor_type(cx, info)?;
+    /// A declared type must not contradict what the graph computes.
+    fn check_declared(&self, cx: &Cx, info: &ValueInfoProto, v: V) -> Result<(), Stop> {
+        let (elem, shape) = match tensor_type(cx, info) {
+            // 4-bit codes inside a graph are held in bytes.
+            Err(Stop::Unsupported(_)) if self.declared.contains_key(info.name.as_str()) => return Ok(()),
+            other => other?,
+        };
         if elem != cx.elem(v) {
             return cx.fail(format!(
-                "is declared as {elem}, but the graph computes {}",
+                "'{}' is declared as {elem}, but the graph computes {}",
+                escape(&info.name),
                 cx.elem(v)
             ));
         }
@@ -468,7 +483,8 @@ impl<'a> Run<'a> {
         let have = cx.shape(v).to_vec();
         if shape.len() != have.len() {
             return cx.fail(format!(
-                "is declared with rank {}, but the graph computes rank {}",
+                "'{}' is declared with rank {}, but the graph computes rank {}",
+                escape(&info.name),
                 shape.len(),
                 have.len()
             ));
@@ -478,7 +494,8 @@ impl<'a> Run<'a> {
                 && computed.never_eq(&Dim::from(n), &cx.module.symbols)
             {
                 return cx.fail(format!(
-                    "axis {axis} is declared as {n}, but the graph computes {}",
+                    "axis {axis} of '{}' is declared as {n}, but the graph computes {}",
+                    escape(&info.name),
                     show(computed)
                 ));
             }

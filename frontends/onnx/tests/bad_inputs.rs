@@ -140,6 +140,28 @@ fn graph_structure() {
 }
 
 #[test]
+fn declared_types_of_inner_values() {
+    let model = |elem: i32, dims: &[&str]| {
+        let mut b = Build::new(17)
+            .input("x", F32, &["n", "3"])
+            .node("Relu", &["x"], &["a"], &[])
+            .node("Relu", &["a"], &["y"], &[])
+            .output("y", F32);
+        b.graph.value_info.push(port("a", elem, Some(dims)));
+        b
+    };
+    model(F32, &["other", "3"]).import().unwrap();
+    for (bad, want) in [
+        (model(I64, &["n", "3"]), "'a' is declared as i64"),
+        (model(F32, &["3"]), "declared with rank 1"),
+        (model(F32, &["n", "4"]), "axis 1 of 'a' is declared as 4"),
+    ] {
+        let text = bad.error();
+        assert!(text.contains(want) && text.contains("n0"), "{text}");
+    }
+}
+
+#[test]
 fn versions_and_operators() {
     let relu = |b: Build| {
         b.input("x", F32, &["2"])

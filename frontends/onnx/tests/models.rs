@@ -21,7 +21,10 @@ fn histogram(m: &Module) -> BTreeMap<&'static str, usize> {
 
 fn load(path: &Path) -> Module {
     match import(path, &ImportOptions::default()) {
-        Ok(m) => m,
+        Ok(m) => {
+            assert_eq!(rsqc_ir::verify::verify(&m), []);
+            m
+        }
         Err(e) => panic!("{e}"),
     }
 }

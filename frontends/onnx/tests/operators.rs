@@ -87,6 +87,7 @@ fn importers_agree_with_onnx_runtime() {
         let bytes = std::fs::read(folder.join("model.onnx")).unwrap();
         let run = |bytes: Vec<u8>| -> Result<Option<String>, ErrorKind> {
             let m = import_bytes(&bytes.into(), "t", &ImportOptions::default())?;
+            assert_eq!(rsqc_ir::verify::verify(&m), [], "{name}");
             Ok(match eval::run(&m, &inputs) {
                 Ok(got) => difference(&got, &want),
                 Err(e) => Some(e.to_string()),

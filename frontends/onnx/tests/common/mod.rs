@@ -97,6 +97,7 @@ impl Build {
     /// Imports and evaluates; the first output.
     pub fn run(&self, inputs: &[Tensor]) -> Tensor {
         let m = self.import().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(rsqc_ir::verify::verify(&m), []);
         eval::run(&m, inputs)
             .unwrap_or_else(|e| panic!("{e}"))
             .swap_remove(0)
