@@ -8,7 +8,7 @@
 //! are quantized, and per-channel scales do not mix.
 
 use crate::pass::{Effect, Pass, PassCx, Phases, edit_diag};
-use crate::scheme::Scheme;
+use crate::scheme::{LayerScheme, Scheme};
 use rsqc_ir::diag::Diag;
 use rsqc_ir::eval::Tensor;
 use rsqc_ir::ops::elementwise::Add;
@@ -90,7 +90,7 @@ impl Pass for MergeLinears {
 impl MergeLinears {
     /// Products by the value they share, in order; only groups of two or more.
     fn groups(&self, m: &Module, order: &[NodeId]) -> Vec<Vec<Linear>> {
-        let mut all: BTreeMap<(ValueId, usize), Vec<Linear>> = BTreeMap::new();
+        let mut all: BTreeMap<(ValueId, &LayerScheme), Vec<Linear>> = BTreeMap::new();
         for id in order {
             let n = m.graph.node(*id);
             if let (Op::MatMul(_), Some(x)) = (&n.op, n.input(0))
@@ -98,7 +98,7 @@ impl MergeLinears {
                 && feeds_attention(m, l.result)
             {
                 // Layers of different schemes have different weight types.
-                let scheme = self.scheme.of_layer(&n.loc).0 as usize;
+                let scheme = self.scheme.of_layer(&n.loc).0;
                 all.entry((x, scheme)).or_default().push(l);
             }
         }

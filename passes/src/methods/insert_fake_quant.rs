@@ -58,8 +58,8 @@ impl Pass for InsertFakeQuant {
                     Some(o) => format!("the recipe's rule `{}` says so", o.pattern),
                     None => "the scheme is `none`".to_string(),
                 }),
-                (LayerScheme::W8A8, Some(why)) => Err(why.clone()),
-                (LayerScheme::W8A8, None) => Ok(()),
+                (LayerScheme::Quantized(_), Some(why)) => Err(why.clone()),
+                (LayerScheme::Quantized(_), None) => Ok(()),
             };
             match &verdict {
                 Ok(()) => quantize(m, &mut r, &mut fakes, node, &site)?,

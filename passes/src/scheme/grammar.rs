@@ -11,7 +11,7 @@
 //! [`Spec::resolve`] whether it is supported.
 
 use super::listing::{BASES, METHODS, OPTIONS, aliases};
-use super::{LayerScheme, user};
+use super::{Activations, LayerScheme, Quantized, ScaleSource, WeightScales, ZeroPoint, user};
 use rsqc_ir::diag::{Blame, Diag};
 
 /// The base format.
@@ -42,7 +42,7 @@ pub enum SchemeOption {
 }
 
 /// A method with its parameters in the order given.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct MethodUse {
     /// Name.
     pub name: &'static str,
@@ -128,15 +128,15 @@ impl Spec {
                 self.text.clone(),
                 format!("{what} is not supported yet"),
             )
-            .help("supported schemes: none, w8a8"))
+            .help("`rsqc schemes` lists what is supported"))
         };
-        let layer = match &self.base {
-            Base::None => LayerScheme::Float,
+        let weight_bits = match &self.base {
+            Base::None => return Ok(LayerScheme::Float),
             Base::Bits {
                 weights: 8,
                 activations: 8,
                 cache: None,
-            } => LayerScheme::W8A8,
+            } => 8,
             Base::Bits {
                 weights,
                 activations,
@@ -149,16 +149,29 @@ impl Spec {
         };
         for o in &self.options {
             match o {
-                // Dynamic, symmetric and per token are what `w8a8` means anyway.
+                // Dynamic and per token are what `w8a8` means anyway.
                 SchemeOption::Word("token" | "sym") => {}
                 SchemeOption::Word(w) => return no(format!("option `{w}`")),
                 SchemeOption::Group(n) => return no(format!("option `g{n}`")),
             }
         }
-        match self.methods.first() {
-            Some(m) => no(format!("method `{}`", m.name)),
-            None => Ok(layer),
+        if let Some(m) = self.methods.first() {
+            return no(format!("method `{}`", m.name));
         }
+        let zero = if self.has("sym") {
+            ZeroPoint::Symmetric
+        } else {
+            ZeroPoint::Auto
+        };
+        Ok(LayerScheme::Quantized(Quantized {
+            weight_bits,
+            weight_scales: WeightScales::Channel,
+            activations: Activations::Int8 {
+                source: ScaleSource::DynamicToken,
+                zero,
+            },
+            methods: self.methods.clone(),
+        }))
     }
 }
 
@@ -289,11 +302,8 @@ mod tests {
             );
         }
         for t in ["w8a8", "int8", "w8a8-token", "w8a8-sym-token"] {
-            assert_eq!(
-                Spec::parse(t).and_then(|s| s.resolve()),
-                Ok(LayerScheme::W8A8),
-                "{t}"
-            );
+            let layer = Spec::parse(t).and_then(|s| s.resolve()).expect(t);
+            assert!(["w8a8", "w8a8-sym"].contains(&layer.to_string().as_str()), "{t}");
         }
     }
 

@@ -2,32 +2,15 @@
 
 mod glob;
 pub mod grammar;
+mod layer;
 pub mod listing;
 mod recipe;
 
 pub use glob::matches;
+pub use layer::{Activations, LayerScheme, Quantized, ScaleSource, WeightScales, ZeroPoint};
 pub use listing::{SchemeInfo, SchemeKind, listing};
 
 use rsqc_ir::diag::{Blame, Diag};
-
-/// What one layer becomes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LayerScheme {
-    /// Stays float.
-    Float,
-    /// Weights int8 per output channel, activations int8 per token with scales computed at run time.
-    W8A8,
-}
-
-impl LayerScheme {
-    /// Name as in the grammar.
-    pub fn name(self) -> &'static str {
-        match self {
-            LayerScheme::Float => "none",
-            LayerScheme::W8A8 => "w8a8",
-        }
-    }
-}
 
 /// A rule of a recipe: layers whose name matches get this scheme. The last rule that matches decides.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,9 +51,9 @@ impl Scheme {
     }
 
     /// What the layer of this name becomes, and which rule said so.
-    pub fn of_layer(&self, name: &str) -> (LayerScheme, Option<&Override>) {
+    pub fn of_layer(&self, name: &str) -> (&LayerScheme, Option<&Override>) {
         let rule = self.overrides.iter().rev().find(|o| matches(&o.pattern, name));
-        (rule.map_or(self.default, |o| o.scheme), rule)
+        (rule.map_or(&self.default, |o| &o.scheme), rule)
     }
 
     /// Whether no layer can be quantized.
@@ -81,8 +64,8 @@ impl Scheme {
     /// Short name for file names and summaries.
     pub fn name(&self) -> String {
         match self.recipe {
-            Some(_) => format!("{} (recipe)", self.default.name()),
-            None => self.default.name().to_string(),
+            Some(_) => format!("{} (recipe)", self.default),
+            None => self.default.to_string(),
         }
     }
 }
@@ -99,9 +82,9 @@ mod tests {
     fn the_last_matching_override_decides() {
         let text = "scheme = \"w8a8\"\n[[layer]]\nmatch = \"/enc/*\"\nscheme = \"none\"\n[[layer]]\nmatch = \"/enc/fc?\"\nscheme = \"w8a8\"\n";
         let s = Scheme::from_recipe("r.toml", text).expect("well formed");
-        assert_eq!(s.of_layer("/head").0, LayerScheme::W8A8);
-        assert_eq!(s.of_layer("/enc/q").0, LayerScheme::Float);
-        assert_eq!(s.of_layer("/enc/fc1").0, LayerScheme::W8A8);
+        for (layer, want) in [("/head", "w8a8"), ("/enc/q", "none"), ("/enc/fc1", "w8a8")] {
+            assert_eq!(s.of_layer(layer).0.to_string(), want);
+        }
         assert_eq!(s.name(), "w8a8 (recipe)");
         assert!(!s.is_float());
         assert!(Scheme::parse("none").expect("known").is_float());
