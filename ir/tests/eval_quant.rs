@@ -3,7 +3,8 @@
 mod common;
 
 use common::{Rng, at, f32s, f32t, one, points, run_op, run_typed, type_of};
-use rsqc_ir::eval::{Data, Tensor};
+use rsqc_ir::eval::{Data, EvalCx, Tensor};
+use rsqc_ir::ops::OpDef;
 use rsqc_ir::ops::quant::{Dequantize, DynamicParams, FakeQuant, Quantize, Rounding};
 use rsqc_ir::quant::{CodeMap, Granularity, QuantType};
 use rsqc_ir::types::{Dim, ScalarType, TensorType};
@@ -153,6 +154,34 @@ fn dynamic_parameters_at_the_edges() {
     let pre = f32t(&[2], &[2.0, 0.0]);
     let out = run_op(DynamicParams { qtype }, &[&f32t(&[1, 2], &[3.0, 100.0]), &pre]).expect("runs");
     assert_eq!(f32s(&out[0]), [127.0f32 / 6.0]);
+}
+
+/// The operand multiplies first: the same codes as of the product, whatever the scales' source.
+#[test]
+fn a_pre_scale_is_a_multiplication_in_front() {
+    let x = f32t(&[3, 2], &[0.3, -70.0, 1.0, 9.0, 0.0, 0.1]);
+    let pre = f32t(&[2], &[2.0, 0.01]);
+    let product = f32t(&[3, 2], &[0.6, -70.0 * 0.01, 2.0, 9.0 * 0.01, 0.0, 0.1 * 0.01]);
+    let op = FakeQuant {
+        qtype: QuantType::int8(Granularity::Token),
+        dynamic: true,
+    };
+    let run = |op: &FakeQuant, ins: &[Option<&Tensor>]| {
+        let cx = EvalCx {
+            symbols: &Default::default(),
+        };
+        op.eval(&cx, ins).expect("runs").remove(0)
+    };
+    let fused = run(&op, &[Some(&x), None, None, Some(&pre)]);
+    assert_eq!(fused, run(&op, &[Some(&product)]));
+    let op = FakeQuant {
+        qtype: QuantType::int8(Granularity::Tensor),
+        dynamic: false,
+    };
+    let s = f32t(&[], &[0.013]);
+    let fused = run(&op, &[Some(&x), Some(&s), None, Some(&pre)]);
+    assert_eq!(fused, run(&op, &[Some(&product), Some(&s)]));
+    assert_ne!(fused, run(&op, &[Some(&x), Some(&s)]));
 }
 
 #[test]

@@ -72,6 +72,11 @@ fn types() {
     );
     expect(
         "T2",
+        "calibrated",
+        "input %0 \"p\" : f32[3]\n %1 = quant.fake(@0, _, _, %0) {qtype = quant<i8/8:f32, tensor>, dynamic = true} : f32[2]",
+    );
+    expect(
+        "T2",
         "quantized",
         "input %0 \"s\" : f32[]\n input %1 \"z\" : u8[]\n %2 = quant.quantize(@0, %0, %1) {qtype = quant<i8/8:f32, tensor, zero>, rounding = div} : quant<i8/8:f32, tensor, zero>[2]",
     );

@@ -191,7 +191,7 @@ pub fn fake(op: &FakeQuant, _cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> R {
     let x = get(ins, 0).ok_or("operand 0 is missing")?;
     let t = &op.qtype;
     let s = Scales::new(t.granularity, &x.shape)?;
-    let v = x.to_f64();
+    let v = scaled(x, get(ins, 3))?;
     let (m, scale, zero): (Vec<f64>, Vec<f64>, Option<Vec<i64>>) = if op.dynamic {
         if t.zero {
             return Err("dynamic parameters with a zero point are not defined".into());

@@ -44,8 +44,9 @@ pub fn broadcast_scale_shape(g: Granularity, x: &[Dim]) -> Result<Vec<Dim>, Stri
 }
 
 op_struct! {
-    /// Quantize and dequantize in float: what an insertion pass places and lowering replaces. Operands: x, then, once
-    /// calibrated static, scale and (with a zero point) zero. Never reaches an artifact.
+    /// Quantize and dequantize in float: what an insertion pass places and lowering replaces. Operands: x; scale, once
+    /// calibrated static; zero, if it has a zero point; optional pre_scale (last axis), which multiplies x first: the
+    /// result stands for `x * pre_scale`. Never reaches an artifact.
     FakeQuant {
         /// Codes it stands for.
         qtype: QuantType,
@@ -56,7 +57,7 @@ op_struct! {
 impl OpDef for FakeQuant {
     op_attrs!("quant.fake", qtype, dynamic);
     fn infer(&self, _: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
-        arity(ins, 1, 3)?;
+        arity(ins, 1, 4)?;
         let x = need(ins, 0)?;
         if x.elem.plain() != Some(self.qtype.expressed) {
             return Err(format!("{} cannot stand for {x}", self.qtype));

@@ -111,7 +111,7 @@ impl<'a> NodeChecker<'a> {
         let ins = self.input_types(node);
         let at = |i: usize| ins.get(i).copied().flatten();
         let (q, x, scale, zero, pre) = match &node.op {
-            Op::FakeQuant(o) => (&o.qtype, at(0), at(1), at(2), None),
+            Op::FakeQuant(o) => (&o.qtype, at(0), at(1), at(2), at(3)),
             Op::DynamicParams(o) => (&o.qtype, at(0), None, None, at(1)),
             Op::Quantize(o) => (&o.qtype, at(0), at(1), at(2), at(3)),
             Op::Dequantize(o) => (&o.qtype, at(0), at(1), at(2), None),

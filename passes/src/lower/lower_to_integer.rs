@@ -9,7 +9,8 @@
 //! ```
 //! The order of the float epilogue is this one everywhere: row scale first, then column scale (then the bias that
 //! follows as an ordinary add). `gather(fake(table), i)` -> `dequantize(gather(codes, i), gather(scales, i))`.
-//! A fake quantization with any other reader becomes quantize and dequantize.
+//! A fake quantization with any other reader becomes quantize and dequantize. A pre-scale of the fake quantization becomes
+//! that of `quant.params` and `quant.quantize`.
 //!
 //! Weight codes: `s = f32(amax / 127)` (f64 quotient rounded once; 1 for an all-zero channel), `q = rne(w / s)` in f64,
 //! clamped to +-127. Sound in the sense of quantization: this is the integer form of what `insert-fake-quant` marked;
@@ -62,31 +63,42 @@ impl Pass for LowerToInteger {
     }
 }
 
+/// A fake quantization.
+struct Fake {
+    source: ValueId,
+    pre_scale: Option<ValueId>,
+    qtype: QuantType,
+}
+
 struct Lowering<'a> {
     m: &'a Module,
     r: Rebuild,
     /// Constants to add behind those of the module.
     consts: Vec<Const>,
-    /// Codes and scales of activations, by (new) value.
-    codes: BTreeMap<ValueId, (ValueId, ValueId)>,
+    /// Codes and scales of activations, by (new) value and pre-scale.
+    codes: BTreeMap<(ValueId, Option<ValueId>), (ValueId, ValueId)>,
 }
 
 impl Lowering<'_> {
     fn node(&mut self, n: &Node, id: rsqc_ir::NodeId) -> Result<(), Diag> {
         let fake = |i: usize| n.input(i).and_then(|v| self.fake(v));
         match (&n.op, fake(0), fake(1)) {
-            (Op::MatMul(_), Some((x, xq)), Some((w, wq)))
-                if xq.granularity == Granularity::Token && wq.granularity == Granularity::Axis(1) =>
+            (Op::MatMul(_), Some(x), Some(w))
+                if x.qtype.granularity == Granularity::Token
+                    && w.qtype.granularity == Granularity::Axis(1)
+                    && w.pre_scale.is_none() =>
             {
-                if let Some(w) = const_matrix(self.m, w) {
-                    let y = self.linear(x, xq, w, &n.loc)?;
+                if let Some(w) = const_matrix(self.m, w.source) {
+                    let y = self.linear(&x, w, &n.loc)?;
                     self.r.set(n.output(), y);
                     return Ok(());
                 }
             }
-            (Op::Gather(g), Some((t, tq)), None) if g.axis == 0 && tq.granularity == Granularity::Token => {
-                if let (Some(t), Some(i)) = (const_matrix(self.m, t), n.input(1)) {
-                    let y = self.table(t, tq, i, &n.loc)?;
+            (Op::Gather(g), Some(t), None)
+                if g.axis == 0 && t.qtype.granularity == Granularity::Token && t.pre_scale.is_none() =>
+            {
+                if let (Some(c), Some(i)) = (const_matrix(self.m, t.source), n.input(1)) {
+                    let y = self.table(c, t.qtype, i, &n.loc)?;
                     self.r.set(n.output(), y);
                     return Ok(());
                 }
@@ -102,11 +114,15 @@ impl Lowering<'_> {
         }
     }
 
-    /// Source and type of a dynamic fake quantization that defines `v`.
-    fn fake(&self, v: ValueId) -> Option<(ValueId, QuantType)> {
-        let (n, _) = self.m.graph.def_node(v)?;
-        match &self.m.graph.node(n).op {
-            Op::FakeQuant(f) if f.dynamic => Some((self.m.graph.node(n).input(0)?, f.qtype.clone())),
+    /// The dynamic fake quantization that defines `v`.
+    fn fake(&self, v: ValueId) -> Option<Fake> {
+        let n = self.m.graph.node(self.m.graph.def_node(v)?.0);
+        match &n.op {
+            Op::FakeQuant(f) if f.dynamic => Some(Fake {
+                source: n.input(0)?,
+                pre_scale: n.input(3),
+                qtype: f.qtype.clone(),
+            }),
             _ => None,
         }
     }
@@ -114,6 +130,29 @@ impl Lowering<'_> {
     fn emit(&mut self, op: impl Into<Op>, ins: &[ValueId], loc: &Loc) -> Result<Vec<ValueId>, Diag> {
         let ins = ins.iter().map(|v| Some(*v)).collect();
         self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)
+    }
+
+    /// Codes and scales of `x` (a new value) with dynamic parameters.
+    fn codes(
+        &mut self,
+        x: ValueId,
+        pre_scale: Option<ValueId>,
+        q: QuantType,
+        loc: &Loc,
+    ) -> Result<(ValueId, ValueId), Diag> {
+        let mut ins = vec![x];
+        ins.extend(pre_scale);
+        let p = self.emit(DynamicParams { qtype: q.clone() }, &ins, loc)?;
+        let mut ins = vec![Some(x), Some(p[0])];
+        if pre_scale.is_some() {
+            ins.extend([None, pre_scale]);
+        }
+        let op = Quantize {
+            qtype: q,
+            rounding: Rounding::Mul,
+        };
+        let codes = self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)?[0];
+        Ok((codes, p[1]))
     }
 
     fn constant(&mut self, name: &str, ty: TensorType, bytes: Vec<u8>) -> Result<ValueId, Diag> {
@@ -125,23 +164,19 @@ impl Lowering<'_> {
     }
 
     /// Codes and scales of an activation, made once.
-    fn activation(&mut self, x: ValueId, q: QuantType, loc: &Loc) -> Result<(ValueId, ValueId), Diag> {
-        let v = self.r.get(self.m, x);
-        if let Some(c) = self.codes.get(&v) {
+    fn activation(&mut self, f: &Fake, loc: &Loc) -> Result<(ValueId, ValueId), Diag> {
+        let v = self.r.get(self.m, f.source);
+        let pre = f.pre_scale.map(|p| self.r.get(self.m, p));
+        if let Some(c) = self.codes.get(&(v, pre)) {
             return Ok(*c);
         }
-        let p = self.emit(DynamicParams { qtype: q.clone() }, &[v], loc)?;
-        let op = Quantize {
-            qtype: q,
-            rounding: Rounding::Mul,
-        };
-        let codes = self.emit(op, &[v, p[0]], loc)?[0];
-        self.codes.insert(v, (codes, p[1]));
-        Ok((codes, p[1]))
+        let made = self.codes(v, pre, f.qtype.clone(), loc)?;
+        self.codes.insert((v, pre), made);
+        Ok(made)
     }
 
-    fn linear(&mut self, x: ValueId, xq: QuantType, w: Matrix, loc: &Loc) -> Result<ValueId, Diag> {
-        let (codes, s) = self.activation(x, xq, loc)?;
+    fn linear(&mut self, x: &Fake, w: Matrix, loc: &Loc) -> Result<ValueId, Diag> {
+        let (codes, s) = self.activation(x, loc)?;
         let (wcodes, wscales) = quantize_channels(&w, false);
         let ty = TensorType {
             elem: QuantType::int8(Granularity::Axis(1)).into(),
@@ -182,22 +217,18 @@ impl Lowering<'_> {
                 "static fake quantization has no integer form yet",
             ));
         }
+        let fake = Fake {
+            source,
+            pre_scale: n.input(3),
+            qtype: f.qtype.clone(),
+        };
         let (codes, s) = if self.m.graph.const_id(source).is_some() {
+            // A constant may be quantized at several granularities.
             let v = self.r.get(self.m, source);
-            let p = self.emit(
-                DynamicParams {
-                    qtype: f.qtype.clone(),
-                },
-                &[v],
-                &n.loc,
-            )?;
-            let op = Quantize {
-                qtype: f.qtype.clone(),
-                rounding: Rounding::Mul,
-            };
-            (self.emit(op, &[v, p[0]], &n.loc)?[0], p[1])
+            let pre = fake.pre_scale.map(|p| self.r.get(self.m, p));
+            self.codes(v, pre, fake.qtype, &n.loc)?
         } else {
-            self.activation(source, f.qtype.clone(), &n.loc)?
+            self.activation(&fake, &n.loc)?
         };
         let y = self.emit(
             Dequantize {

@@ -12,6 +12,7 @@ use rsqc_ir::ops::elementwise::{Add, Mul, Relu, Silu};
 use rsqc_ir::ops::gather::Gather;
 use rsqc_ir::ops::linalg::MatMul;
 use rsqc_ir::ops::nn::{Attention, EmptyRow};
+use rsqc_ir::ops::norm::RmsNorm;
 use rsqc_ir::ops::shape::{Reshape, Transpose};
 use rsqc_ir::target::{CPU_AVX512VNNI, TargetDesc};
 use rsqc_ir::{Layout, Module, Op, Phase, ScalarType, ValueId};
@@ -118,6 +119,36 @@ fn integer_layers_follow_the_fake_quantization() {
     assert_eq!(count(&int, "quant.dequantize"), 1);
     // Weights may round the other way at ties of w / s; activations are the same codes.
     assert_same(&fake, &int, SHAPES, 2e-2);
+}
+
+/// `x * c` in front of products is no node of its own: x is quantized with c as pre-scale, whether c was there or made.
+#[test]
+fn a_channel_factor_in_front_of_products_becomes_a_pre_scale() {
+    let mut n = Net::new(9);
+    let x = n.f32(&["b", "s", "8"]);
+    let (g, c, w0, w1) = (
+        n.weight(&[8]),
+        n.weight(&[8]),
+        n.weight(&[8, 6]),
+        n.weight(&[8, 5]),
+    );
+    let y = n.op(RmsNorm { eps: 1e-5 }, &[x, g]);
+    let z = n.op(Mul {}, &[y, c]);
+    let (a, b) = (n.op(MatMul {}, &[z, w0]), n.op(MatMul {}, &[z, w1]));
+    // The value in front of the factor has another reader.
+    let r = n.op(Add {}, &[x, y]);
+    let m = n.finish(&[a, b, r]);
+    let (fake, _) = insert(&m, Scheme::parse("w8a8").expect("known"));
+    assert_eq!((count(&fake, "quant.fake"), count(&fake, "mul")), (3, 0));
+    let (int, _) = run(&fake, Env::default(), &[Box::new(LowerToInteger)]);
+    assert_eq!(count(&int, "quant.quantize"), 1);
+    assert_same(&fake, &int, SHAPES, 2e-2);
+    let scheme = Scheme::parse("w8a8").expect("known");
+    let (low, _) = run(&m, Env::default(), &passes(&scheme));
+    // The norm's sums are taken in another order: a code may round the other way.
+    assert_same(&int, &low, SHAPES, 2e-2);
+    // One region for the norm with its quantization, one a product, one the sum: as without the factor.
+    assert!(region_count(&low) <= 4, "{}", rsqc_ir::text::print(&low));
 }
 
 fn attention_block(gated: bool) -> Module {

@@ -3,7 +3,8 @@
 //! Before -> after, for each matrix product with a constant weight: `matmul(x, w)` ->
 //! `matmul(quant.fake(x, token, dynamic), quant.fake(w, axis 1))`; for each embedding table over 64 KB:
 //! `gather(table, i)` -> `gather(quant.fake(table, token), i)`. Products that share an activation share its fake
-//! quantization. What stays float is reported with the reason. Lossy: this is where precision is given up.
+//! quantization. An activation that is a product `x * c` with a constant vector c of channels is quantized from x with
+//! pre-scale c, so that the product costs nothing. What stays float is reported with the reason. Lossy: this is where precision is given up.
 
 use super::{MAX_INNER, const_matrix, is_f32};
 use crate::pass::{Effect, LayerReport, Pass, PassCx, Phases, edit_diag};
@@ -215,7 +216,13 @@ fn quantize(
                 // A table that is also a weight has another granularity as such.
                 Some(f) if m.graph.const_id(old).is_none() => *f,
                 _ => {
-                    let f = fake(m, r, v, g, &n.loc)?;
+                    let f = match pre_scaled(m, old) {
+                        Some((x, c)) => {
+                            let ins = vec![Some(r.get(m, x)), None, None, Some(r.get(m, c))];
+                            fake(m, r, ins, g, &n.loc)?
+                        }
+                        None => fake(m, r, vec![Some(v)], g, &n.loc)?,
+                    };
                     fakes.insert(v, f);
                     f
                 }
@@ -228,12 +235,30 @@ fn quantize(
     Ok(())
 }
 
-fn fake(m: &Module, r: &mut Rebuild, v: ValueId, g: Granularity, loc: &Loc) -> Result<ValueId, Diag> {
+/// x and c of a product `x * c` with a constant vector of x's channels (its last axis).
+fn pre_scaled(m: &Module, v: ValueId) -> Option<(ValueId, ValueId)> {
+    let n = m.graph.node(m.graph.def_node(v)?.0);
+    let Op::Mul(_) = n.op else { return None };
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    [(a, b), (b, a)].into_iter().find(|(x, c)| {
+        let (x, c) = (m.graph.ty(*x), m.const_of(*c).map(|c| &c.ty));
+        c.is_some_and(|c| c.rank() == 1 && c.shape.last() == x.shape.last() && c.elem == x.elem)
+            && x == m.graph.ty(v)
+    })
+}
+
+fn fake(
+    m: &Module,
+    r: &mut Rebuild,
+    ins: Vec<Option<ValueId>>,
+    g: Granularity,
+    loc: &Loc,
+) -> Result<ValueId, Diag> {
     let op = FakeQuant {
         qtype: QuantType::int8(g),
         dynamic: true,
     };
-    Ok(r.node(m, op.into(), vec![Some(v)], loc).map_err(edit_diag)?[0])
+    Ok(r.node(m, op.into(), ins, loc).map_err(edit_diag)?[0])
 }
 
 fn report(n: &Node, site: &Site, verdict: Result<(), String>) -> LayerReport {
