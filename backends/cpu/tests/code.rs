@@ -123,7 +123,8 @@ fn levels_stay_within_their_registers() {
                     Level::AvxVnni => assert!(!evex, "{line}"),
                     Level::Avx512Vnni => {}
                 }
-                assert!(!name.starts_with("call"), "{level}: {line}");
+                let outside = name.starts_with("call") && !line.contains("subroutine");
+                assert!(!outside, "{level}: {line}");
             }
         }
     }

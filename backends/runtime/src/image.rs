@@ -160,12 +160,8 @@ fn check_all(weights: &Weights) -> Result<(), RuntimeError> {
             }
         }
     };
-    // A thread costs as much as hashing half a MiB; small models stay on this one.
-    let threads = if chunks.len() < 64 {
-        1
-    } else {
-        cpu::default_threads()
-    };
+    // A thread costs as much as hashing half a MiB: each gets some MiB to do, and small models stay on this one.
+    let threads = cpu::default_threads().min(chunks.len() / 4);
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // Without the thread the others do its share.

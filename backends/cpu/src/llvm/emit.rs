@@ -1,17 +1,17 @@
 //! A kernel under construction: its module, function, ABI arguments and types.
 
 use super::KERNEL_SYMBOL;
-use super::{Float, Int, Ptr};
+use super::{Any, Float, Int, Ptr};
 use crate::level::{Level, LevelFacts};
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::basic_block::BasicBlock;
 use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;
-use inkwell::module::Module;
+use inkwell::module::{Linkage, Module};
 use inkwell::types::{BasicType, BasicTypeEnum, VectorType};
 use inkwell::values::FunctionValue;
 use inkwell::{AddressSpace, GlobalVisibility};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 /// Element types of buffers and vectors.
@@ -52,18 +52,53 @@ pub struct Emit<'c> {
     pub(super) context: &'c Context,
     pub(super) module: Module<'c>,
     pub(super) builder: Builder<'c>,
-    pub(super) function: FunctionValue<'c>,
-    /// Holds stack slots and argument loads; everything in it dominates the body.
-    entry: BasicBlock<'c>,
-    body: BasicBlock<'c>,
+    /// The function that code is being added to: the kernel's, or a subroutine's.
+    open: Cell<Open<'c>>,
+    kernel: FunctionValue<'c>,
     level: Level,
     bufs: RefCell<BTreeMap<u32, Ptr<'c>>>,
     params: RefCell<BTreeMap<u32, Int<'c>>>,
 }
 
+/// A function under construction.
+#[derive(Clone, Copy)]
+struct Open<'c> {
+    function: FunctionValue<'c>,
+    /// Holds stack slots and argument loads; everything in it dominates the body.
+    entry: BasicBlock<'c>,
+    body: BasicBlock<'c>,
+}
+
+/// A function beside the kernel's, see [`Emit::subroutine`].
+#[derive(Clone, Copy)]
+pub struct Subroutine<'c>(FunctionValue<'c>);
+
 /// Unwraps a builder result.
 pub(super) fn ok<T>(result: Result<T, BuilderError>) -> T {
     result.expect("generators keep a block open and operand types equal")
+}
+
+fn open<'c>(context: &'c Context, function: FunctionValue<'c>) -> Open<'c> {
+    Open {
+        function,
+        entry: context.append_basic_block(function, "entry"),
+        body: context.append_basic_block(function, "body"),
+    }
+}
+
+fn set_attributes(context: &Context, function: FunctionValue<'_>, level: Level) {
+    let flag = |name| context.create_enum_attribute(Attribute::get_named_enum_kind_id(name), 0);
+    let text = |key, value| context.create_string_attribute(key, value);
+    for attribute in [
+        flag("nounwind"),
+        text("no-builtins", ""),
+        text("no-jump-tables", "true"),
+        text("target-cpu", level.llvm_cpu()),
+        text("target-features", level.llvm_features()),
+        text("prefer-vector-width", &(level.lanes() * 32).to_string()),
+    ] {
+        function.add_attribute(AttributeLoc::Function, attribute);
+    }
 }
 
 impl<'c> Emit<'c> {
@@ -79,32 +114,17 @@ impl<'c> Emit<'c> {
             i64_type.into(),
             i64_type.into(),
         ];
-        let function = module.add_function(KERNEL_SYMBOL, context.void_type().fn_type(&params, false), None);
-        function
-            .as_global_value()
-            .set_visibility(GlobalVisibility::Hidden);
-        let flag = |name| context.create_enum_attribute(Attribute::get_named_enum_kind_id(name), 0);
-        let text = |key, value| context.create_string_attribute(key, value);
-        for attribute in [
-            flag("nounwind"),
-            text("no-builtins", ""),
-            text("no-jump-tables", "true"),
-            text("target-cpu", level.llvm_cpu()),
-            text("target-features", level.llvm_features()),
-            text("prefer-vector-width", &(level.lanes() * 32).to_string()),
-        ] {
-            function.add_attribute(AttributeLoc::Function, attribute);
-        }
-        let entry = context.append_basic_block(function, "entry");
-        let body = context.append_basic_block(function, "body");
-        builder.position_at_end(body);
+        let kernel = module.add_function(KERNEL_SYMBOL, context.void_type().fn_type(&params, false), None);
+        kernel.as_global_value().set_visibility(GlobalVisibility::Hidden);
+        set_attributes(context, kernel, level);
+        let open = open(context, kernel);
+        builder.position_at_end(open.body);
         Emit {
             context,
             module,
             builder,
-            function,
-            entry,
-            body,
+            open: Cell::new(open),
+            kernel,
             level,
             bufs: RefCell::default(),
             params: RefCell::default(),
@@ -113,10 +133,51 @@ impl<'c> Emit<'c> {
 
     /// Ends the function and hands over the module.
     pub(super) fn close(self) -> Module<'c> {
-        ok(self.builder.build_return(None));
-        self.builder.position_at_end(self.entry);
-        ok(self.builder.build_unconditional_branch(self.body));
+        self.close_function();
         self.module
+    }
+
+    fn close_function(&self) {
+        let Open { entry, body, .. } = self.open.get();
+        ok(self.builder.build_return(None));
+        self.builder.position_at_end(entry);
+        ok(self.builder.build_unconditional_branch(body));
+    }
+
+    /// A function of its own that returns nothing, called through [`Self::call_subroutine`] and never inlined: its
+    /// registers are allocated without regard to what the caller keeps in some. `body` gets the arguments, of the types
+    /// given; the kernel's buffers and parameters do not exist in it.
+    pub fn subroutine(&self, types: &[BasicTypeEnum<'c>], body: impl FnOnce(&[Any<'c>])) -> Subroutine<'c> {
+        let types: Vec<_> = types.iter().map(|t| (*t).into()).collect();
+        let signature = self.context.void_type().fn_type(&types, false);
+        let function = self
+            .module
+            .add_function("subroutine", signature, Some(Linkage::Internal));
+        set_attributes(self.context, function, self.level);
+        let noinline = Attribute::get_named_enum_kind_id("noinline");
+        function.add_attribute(
+            AttributeLoc::Function,
+            self.context.create_enum_attribute(noinline, 0),
+        );
+        let (outer, here) = (self.open.get(), self.block());
+        self.open.set(open(self.context, function));
+        self.builder.position_at_end(self.open.get().body);
+        body(&function.get_params());
+        self.close_function();
+        self.open.set(outer);
+        self.builder.position_at_end(here);
+        Subroutine(function)
+    }
+
+    /// Calls a subroutine.
+    pub fn call_subroutine(&self, subroutine: Subroutine<'c>, arguments: &[Any<'c>]) {
+        let arguments: Vec<_> = arguments.iter().map(|a| (*a).into()).collect();
+        ok(self.builder.build_call(subroutine.0, &arguments, ""));
+    }
+
+    /// The function that code is being added to.
+    pub(super) fn function(&self) -> FunctionValue<'c> {
+        self.open.get().function
     }
 
     /// The level this kernel is generated for.
@@ -127,7 +188,7 @@ impl<'c> Emit<'c> {
     /// Runs `f` with the builder in the entry block, which dominates everything.
     pub(super) fn in_entry<T>(&self, f: impl FnOnce() -> T) -> T {
         let here = self.block();
-        self.builder.position_at_end(self.entry);
+        self.builder.position_at_end(self.open.get().entry);
         let value = f();
         self.builder.position_at_end(here);
         value
@@ -141,7 +202,7 @@ impl<'c> Emit<'c> {
     }
 
     fn argument(&self, n: u32) -> inkwell::values::BasicValueEnum<'c> {
-        self.function
+        self.kernel
             .get_nth_param(n)
             .expect("the kernel ABI has five arguments")
     }

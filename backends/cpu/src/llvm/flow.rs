@@ -53,8 +53,8 @@ impl<'c> Emit<'c> {
         body: impl FnOnce(Int<'c>, &[Any<'c>]) -> Vec<Any<'c>>,
     ) -> Vec<Any<'c>> {
         let before = self.block();
-        let inside = self.context.append_basic_block(self.function, "loop");
-        let after = self.context.append_basic_block(self.function, "done");
+        let inside = self.context.append_basic_block(self.function(), "loop");
+        let after = self.context.append_basic_block(self.function(), "done");
         let enter = self.icmp(IntCmp::SLT, start, end);
         ok(self.builder.build_conditional_branch(enter, inside, after));
 
@@ -92,8 +92,8 @@ impl<'c> Emit<'c> {
 
     /// Runs `then` only where `condition` holds.
     pub fn when(&self, condition: Int<'c>, then: impl FnOnce()) {
-        let yes = self.context.append_basic_block(self.function, "then");
-        let after = self.context.append_basic_block(self.function, "endif");
+        let yes = self.context.append_basic_block(self.function(), "then");
+        let after = self.context.append_basic_block(self.function(), "endif");
         ok(self.builder.build_conditional_branch(condition, yes, after));
         self.builder.position_at_end(yes);
         then();
@@ -103,9 +103,9 @@ impl<'c> Emit<'c> {
 
     /// Runs one of two bodies.
     pub fn if_else(&self, condition: Int<'c>, then: impl FnOnce(), otherwise: impl FnOnce()) {
-        let yes = self.context.append_basic_block(self.function, "then");
-        let no = self.context.append_basic_block(self.function, "else");
-        let after = self.context.append_basic_block(self.function, "endif");
+        let yes = self.context.append_basic_block(self.function(), "then");
+        let no = self.context.append_basic_block(self.function(), "else");
+        let after = self.context.append_basic_block(self.function(), "endif");
         ok(self.builder.build_conditional_branch(condition, yes, no));
         self.builder.position_at_end(yes);
         then();
@@ -118,9 +118,9 @@ impl<'c> Emit<'c> {
 
     /// Runs `arm(k)` for the `k` in `1..=count` that `value` (i64) equals; any other value runs nothing.
     pub fn match_count(&self, value: Int<'c>, count: u32, mut arm: impl FnMut(u32)) {
-        let after = self.context.append_basic_block(self.function, "matched");
+        let after = self.context.append_basic_block(self.function(), "matched");
         let blocks: Vec<_> = (1..=count)
-            .map(|k| (k, self.context.append_basic_block(self.function, "arm")))
+            .map(|k| (k, self.context.append_basic_block(self.function(), "arm")))
             .collect();
         let cases: Vec<_> = blocks
             .iter()

@@ -49,6 +49,13 @@ impl<'c> Emit<'c> {
             .into_pointer_value()
     }
 
+    /// Asks for the cache line at `from` to be brought into the second-level cache; any address is allowed.
+    pub fn prefetch(&self, from: Ptr<'c>) {
+        let (read, second_level, data) = (self.i32(0), self.i32(2), self.i32(1));
+        let args = [from.into(), read.into(), second_level.into(), data.into()];
+        self.intrinsic_void("llvm.prefetch", &[self.ptr_type().into()], &args);
+    }
+
     /// Loads one element (naturally aligned or not).
     pub fn load_scalar<T: TryFrom<Any<'c>>>(&self, elem: Elem, from: Ptr<'c>) -> T {
         cast(self.load_aligned(self.scalar_type(elem), from, 1))

@@ -18,7 +18,7 @@ mod machine;
 mod math;
 mod memory;
 
-pub use emit::{Elem, Emit};
+pub use emit::{Elem, Emit, Subroutine};
 pub use flow::Var;
 pub use inkwell::values::VectorValue as Vector;
 pub use inkwell::values::{BasicValueEnum as Any, FloatValue as Float, IntValue as Int, PointerValue as Ptr};

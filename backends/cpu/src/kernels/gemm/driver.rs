@@ -1,9 +1,9 @@
 //! The loops around the register tile: blocks, panels, row tiles, and the epilogue's loop.
 
 use super::panel::pack_panel;
-use super::tile::emit_tile;
+use super::tile::{LINES_A_STEP, Tile, steps};
 use super::{Block, Epilogue, Gemm, Piece, Product, Row, TileShape, param};
-use crate::llvm::{Elem, Emit, Int, Lanes, Ptr};
+use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr};
 use crate::pack::{BLOCK, PANEL, TAIL};
 
 /// Generates the whole kernel: for each tile of the call, the block's products and `epilogue`.
@@ -27,6 +27,9 @@ pub fn emit_gemm<'c>(e: &Emit<'c>, gemm: &Gemm, epilogue: &mut dyn Epilogue<'c>)
             }
             Product::F32 | Product::F32Dynamic => e.mul(k, e.i64(4 * PANEL as i64)),
         },
+        tiles: (1..=shape.rows)
+            .map(|rows| Tile::new(e, gemm.product, TileShape { rows, ..shape }))
+            .collect(),
         sums: e.stack(e.vector_type(Elem::I32, 16), shape.rows * shape.columns / 16, 64),
     };
     let groups = e.div_ceil(panels, group);
@@ -78,6 +81,8 @@ struct Driver<'a, 'c> {
     n: Int<'c>,
     k: Int<'c>,
     panel_bytes: Int<'c>,
+    /// The register tiles by height, from 1.
+    tiles: Vec<Tile<'c>>,
     /// The finished tile: row-major, `shape.columns` wide.
     sums: Ptr<'c>,
 }
@@ -161,20 +166,26 @@ impl<'c> Driver<'_, 'c> {
                 let rows = e.imin(e.sub(block.rows, row), height);
                 let a = e.at(operands.a, e.mul(row, operands.a_row));
                 let here = Operands { a, b, ..operands };
+                let ahead = self.ahead(operands.b, e.udiv(row, height));
                 e.match_count(rows, self.shape.rows, |rows| {
-                    emit_tile(
-                        e,
-                        self.gemm.product,
-                        TileShape { rows, ..self.shape },
-                        here,
-                        self.k,
-                        self.sums,
-                    );
+                    self.tiles[rows as usize - 1].call(e, here, self.k, self.sums, ahead);
                 });
                 let tail = e.at_index(e.at(operands.b, self.codes_bytes()), in_panel, 4);
                 self.pieces(block, (row, rows), (column, end), tail, epilogue);
             });
         });
+    }
+
+    /// What the tile of this number in a panel fetches meanwhile: the first ones share the next panel, since weights
+    /// come from the third-level cache or memory once for each block of rows, and a core that waits for them
+    /// loses a third of its time at 128 rows. Later tiles fetch what is there already.
+    fn ahead(&self, panel: Ptr<'c>, tile: Int<'c>) -> Ptr<'c> {
+        let e = self.e;
+        let lines = steps(e, self.gemm.product, self.k);
+        let next = e.at(panel, self.panel_bytes);
+        let share = e.at_index(next, e.mul(tile, lines), 64);
+        let fetches = e.icmp(IntCmp::SLT, tile, e.i64(LINES_A_STEP));
+        e.select(fetches, share, panel)
     }
 
     /// Bytes of a panel before its corrections and scales.

@@ -132,6 +132,9 @@ impl Gemm {
     }
 }
 
+/// Bytes of A that a block of rows may take: half of a second-level cache of 1 MiB.
+const ROWS_BYTES: u64 = 512 << 10;
+
 /// Sizes of a unit of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
@@ -145,15 +148,9 @@ impl Blocking {
     /// For many rows: blocks keep all panels, and their A rows fit the second-level cache next to a panel of B.
     pub fn rows(product: Product, k: u64) -> Blocking {
         let bytes = if product == Product::Int8 { k } else { 4 * k };
-        let row_block = if bytes > 8192 {
-            24
-        } else if bytes > 4096 {
-            48
-        } else {
-            96
-        };
+        let rows = (ROWS_BYTES / bytes.max(1)).clamp(24, 384);
         Blocking {
-            row_block,
+            row_block: (rows / 6 * 6) as u32,
             panel_group: u32::MAX,
         }
     }

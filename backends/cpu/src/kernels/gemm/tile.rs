@@ -3,20 +3,70 @@
 use super::driver::Operands;
 use super::{Product, TileShape};
 use crate::level::LevelFacts;
-use crate::llvm::{Any, Elem, Emit, Float, Int, Ptr, Vector};
+use crate::llvm::{Any, Elem, Emit, Float, Int, Ptr, Subroutine, Vector};
 use crate::pack::{GROUP, PANEL};
 
 /// Bytes from one k (f32) or one group of 4 k (int8) of a panel to the next; both are 64 columns of 4 bytes.
 const PANEL_STEP: i64 = 4 * PANEL as i64;
 
+/// Bytes of a cache line.
+const LINE: i64 = 64;
+
+/// Tiles that fetch the whole next panel: each fetches one line a step.
+pub(super) const LINES_A_STEP: i64 = PANEL_STEP / LINE;
+
+/// A tile as a subroutine, so that its accumulators have all registers, whatever the epilogue keeps.
+pub(super) struct Tile<'c>(Subroutine<'c>);
+
+impl<'c> Tile<'c> {
+    /// Generates the tile of this shape.
+    pub(super) fn new(e: &Emit<'c>, product: Product, shape: TileShape) -> Tile<'c> {
+        let (ptr, int) = (e.ptr_type().into(), e.i64(0).get_type().into());
+        let types = [ptr, int, int, ptr, int, ptr, ptr];
+        Tile(e.subroutine(&types, |arguments| {
+            let ptr = |n: usize| arguments[n].into_pointer_value();
+            let int = |n: usize| arguments[n].into_int_value();
+            let operands = Operands {
+                a: ptr(0),
+                a_row: int(1),
+                a_k: int(2),
+                b: ptr(3),
+            };
+            emit_tile(e, product, shape, operands, int(4), (ptr(5), ptr(6)));
+        }))
+    }
+
+    /// Runs it: the sums go to `sums`, and what lies at `ahead`, one line a step along K, comes closer meanwhile.
+    pub(super) fn call(&self, e: &Emit<'c>, o: Operands<'c>, k: Int<'c>, sums: Ptr<'c>, ahead: Ptr<'c>) {
+        let arguments = [
+            o.a.into(),
+            o.a_row.into(),
+            o.a_k.into(),
+            o.b.into(),
+            k.into(),
+            sums.into(),
+            ahead.into(),
+        ];
+        e.call_subroutine(self.0, &arguments);
+    }
+}
+
+/// Steps along K: groups of 4 codes, or single floats.
+pub(super) fn steps<'c>(e: &Emit<'c>, product: Product, k: Int<'c>) -> Int<'c> {
+    match product {
+        Product::Int8 => e.div_ceil(k, e.i64(GROUP as i64)),
+        Product::F32 | Product::F32Dynamic => k,
+    }
+}
+
 /// Generates a tile: `shape.rows` rows of A times `shape.columns` columns of B; the raw sums go to `sums`, row-major.
-pub(super) fn emit_tile<'c>(
+fn emit_tile<'c>(
     e: &Emit<'c>,
     product: Product,
     shape: TileShape,
     operands: Operands<'c>,
     k: Int<'c>,
-    sums: Ptr<'c>,
+    (sums, ahead): (Ptr<'c>, Ptr<'c>),
 ) {
     let lanes = e.level().lanes();
     let vectors = shape.columns / lanes;
@@ -26,16 +76,12 @@ pub(super) fn emit_tile<'c>(
         Elem::F32
     };
     let zero: Any<'c> = e.vector_type(elem, lanes).const_zero().into();
-    let steps = if product == Product::Int8 {
-        e.div_ceil(k, e.i64(GROUP as i64))
-    } else {
-        k
-    };
+    let steps = steps(e, product, k);
     let rows: Vec<Ptr<'c>> = (0..shape.rows)
         .map(|r| e.opaque(e.at(operands.a, e.mul(operands.a_row, e.i64(i64::from(r))))))
         .collect();
-    // Carried: the offset into the rows of A, the address of B, the sums.
-    let mut init: Vec<Any<'c>> = vec![e.i64(0).into(), operands.b.into()];
+    // Carried: the offset into the rows of A, the address of B, what to prefetch, the sums.
+    let mut init: Vec<Any<'c>> = vec![e.i64(0).into(), operands.b.into(), ahead.into()];
     init.extend(vec![zero; (shape.rows * vectors) as usize]);
     let first_sum = init.len() - (shape.rows * vectors) as usize;
 
@@ -49,6 +95,11 @@ pub(super) fn emit_tile<'c>(
                     .into_vector_value()
             })
             .collect();
+        if product != Product::F32Dynamic {
+            let line = carried[2].into_pointer_value();
+            e.prefetch(line);
+            next[2] = e.at_const(line, LINE).into();
+        }
         let step = Step::new(e, product, &columns);
         for (r, row) in rows.iter().enumerate() {
             let a = step.broadcast(e, e.at(*row, at));
