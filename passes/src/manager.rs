@@ -50,12 +50,26 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// Whether the edit limit ended the run.
     pub stopped: bool,
+    /// Remarks on layers that no pass has reported yet: node, key, value.
+    pending: Vec<(String, String, String)>,
 }
 
 impl Report {
     /// Edits of all passes.
     pub fn edits(&self) -> u64 {
         self.passes.iter().map(|p| p.edits).sum()
+    }
+    /// Moves remarks to the layers that they are about, as far as those are reported.
+    fn settle_remarks(&mut self) {
+        let layers = &mut self.layers;
+        self.pending.retain(|(node, key, value)| {
+            let mut found = false;
+            for l in layers.iter_mut().filter(|l| l.node == *node) {
+                l.extra.push((key.clone(), value.clone()));
+                found = true;
+            }
+            !found
+        });
     }
     /// The sum of a counter over all passes.
     pub fn counter(&self, what: &str) -> u64 {
@@ -146,6 +160,7 @@ impl<'a> PassManager<'a> {
             std::mem::take(&mut cx.notes),
             std::mem::take(&mut cx.layers),
         );
+        let remarks = std::mem::take(&mut cx.remarks);
         let tracked = cx.tracked.take();
         result.map_err(|d| in_pass(pass, d))?;
         if let Some(to) = pass.phases().then
@@ -168,6 +183,8 @@ impl<'a> PassManager<'a> {
             notes,
         });
         report.layers.extend(layers);
+        report.pending.extend(remarks);
+        report.settle_remarks();
         self.dump(m, pass.name(), before_text);
         Ok(())
     }

@@ -65,8 +65,13 @@ pub trait Pass {
 pub trait Samples {
     /// Number of samples.
     fn count(&self) -> usize;
-    /// Sample `i`: one tensor for each graph input, in order.
+    /// Sample `i`: one tensor for each graph input, in order. May read all samples before it: use [`Samples::for_each`] to
+    /// see them all.
     fn sample(&self, i: usize) -> Result<Vec<Tensor>, Diag>;
+    /// Hands every sample to `f`, in order, one in memory at a time. Stops at the first error, of the data or of `f`.
+    fn for_each(&self, f: &mut dyn FnMut(usize, &[Tensor]) -> Result<(), Diag>) -> Result<(), Diag> {
+        (0..self.count()).try_for_each(|i| f(i, &self.sample(i)?))
+    }
 }
 
 /// What passes see of the outside.
@@ -109,6 +114,8 @@ pub struct LayerReport {
     pub bytes_before: u64,
     /// Bytes of its weights after, scales included.
     pub bytes_after: u64,
+    /// What passes found out about it later: scale, range, method parameters; by key, in order.
+    pub extra: Vec<(String, String)>,
 }
 
 /// How many edits may still happen, over all passes of a run.
@@ -130,6 +137,7 @@ pub struct PassCx<'a> {
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) notes: Vec<String>,
     pub(crate) layers: Vec<LayerReport>,
+    pub(crate) remarks: Vec<(String, String, String)>,
     /// Values at the start of the pass and what they are now; kept only under `--check-numeric`.
     pub(crate) tracked: Option<BTreeMap<ValueId, ValueId>>,
 }
@@ -144,6 +152,7 @@ impl<'a> PassCx<'a> {
             counters: BTreeMap::new(),
             notes: Vec::new(),
             layers: Vec::new(),
+            remarks: Vec::new(),
             tracked,
         }
     }
@@ -227,6 +236,11 @@ impl<'a> PassCx<'a> {
     /// Reports what was decided for a layer.
     pub fn report_layer(&mut self, l: LayerReport) {
         self.layers.push(l);
+    }
+
+    /// Adds a key and value to the report of the layer at location `node`, whichever pass made it.
+    pub fn remark_layer(&mut self, node: &str, key: &str, value: impl Into<String>) {
+        self.remarks.push((node.into(), key.into(), value.into()));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::pass::{Pass, PassOptions};
 use crate::scheme::Scheme;
-use crate::{canon, fuse, lower, methods, rewrite};
+use crate::{calibrate, canon, fuse, lower, methods, rewrite};
 use rsqc_ir::diag::{Blame, Diag};
 
 /// Makes a pass from its options.
@@ -48,6 +48,11 @@ passes! {
     "insert-fake-quant", "marks what the scheme quantizes (scheme)", |o| {
         let name: String = o.take("scheme", "w8a8".into())?;
         Ok(Box::new(methods::InsertFakeQuant { scheme: Scheme::parse(&name)? }))
+    };
+    // calibrate
+    "calibrate", "static fake quantizations get scales and zero points from samples (scheme)", |o| {
+        let name: String = o.take("scheme", "w8a8-static".into())?;
+        Ok(Box::new(calibrate::Calibrate { scheme: Scheme::parse(&name)? }))
     };
     // fuse
     "merge-linears", "the q, k, v products of attention become one (scheme)", |o| {

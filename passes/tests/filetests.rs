@@ -4,9 +4,11 @@
 //! passes make of it, or `# keeps` if nothing may change. Both modules must be canonical text, valid after every pass,
 //! and numerically what the passes declare. `RSQC_BLESS=1` writes what is found.
 
+use rsqc_ir::diag::Diag;
+use rsqc_ir::eval::{Data, ReferenceExecutor, Tensor};
 use rsqc_ir::{Module, text};
 use rsqc_passes::registry;
-use rsqc_passes::{Env, ManagerOptions, PassManager};
+use rsqc_passes::{Env, ManagerOptions, PassManager, Samples};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,40 @@ struct Case {
     before: String,
     /// `None`: nothing may change.
     after: Option<String>,
+}
+
+/// Two samples of fixed values in -1..1 (0 for integers), in which every symbol is 2, then 3.
+struct Seeded(Vec<Vec<Tensor>>);
+
+impl Seeded {
+    fn new(m: &Module) -> Self {
+        let sample = |size: i64| {
+            let tensor = |p: &rsqc_ir::Port| {
+                let ty = m.graph.ty(p.value);
+                let extent =
+                    |d: &rsqc_ir::Dim| d.eval(&|_| Some(size)).expect("symbols have values") as usize;
+                let shape: Vec<usize> = ty.shape.iter().map(extent).collect();
+                let n: usize = shape.iter().product();
+                let value = |i: usize| ((i * 37 + size as usize * 11) % 101) as f32 / 50.0 - 1.0;
+                let data = match ty.storage() {
+                    rsqc_ir::ScalarType::F32 => Data::F32((0..n).map(value).collect()),
+                    t => Data::from_bytes(t, &vec![0; n * t.size()]).expect("zeros fill the shape"),
+                };
+                Tensor { shape, data }
+            };
+            m.graph.inputs().iter().map(tensor).collect()
+        };
+        Seeded(vec![sample(2), sample(3)])
+    }
+}
+
+impl Samples for Seeded {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+    fn sample(&self, i: usize) -> Result<Vec<Tensor>, Diag> {
+        Ok(self.0[i].clone())
+    }
 }
 
 fn root() -> PathBuf {
@@ -78,7 +114,13 @@ fn run(c: &Case) {
         seed: 1,
         ..ManagerOptions::default()
     };
-    let report = PassManager::new(Env::default(), options)
+    let samples = Seeded::new(&m);
+    let env = Env {
+        executor: Some(&ReferenceExecutor),
+        samples: Some(&samples),
+        ..Env::default()
+    };
+    let report = PassManager::new(env, options)
         .run(&mut m, &passes)
         .unwrap_or_else(|d| panic!("{name}: {d}"));
     let notes: Vec<&String> = report

@@ -30,6 +30,7 @@ pub fn options(scheme: &str, levels: &[Level]) -> CompileOptions {
             verify_each: true,
             ..ManagerOptions::default()
         },
+        calib: Vec::new(),
     }
 }
 

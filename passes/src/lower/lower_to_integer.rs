@@ -2,11 +2,15 @@
 //!
 //! Before -> after: `matmul(fake(x), fake(w))` ->
 //! ```text
-//! m, s  = quant.params(x)                       per token, once for all products that read x
-//! q     = quant.quantize(x, m)                  mul rounding
+//! m, s  = quant.params(x)                       dynamic: per token or tensor, once for all products that read x
+//! q     = quant.quantize(x, m)                  mul rounding; static: m = f32(1 / s) is a constant
 //! acc   = quant.matmul(q, codes of w)           exact i32
-//! y     = (f32(acc) * s) * scales of w
+//! y     = (f32(acc) * s) * scales of w          dynamic
+//! y     = f32(acc) * c                          static: c = f32(s * scales of w), rounded once, one a column
 //! ```
+//! With a zero point `z`, `acc - z * (column sums of w's codes)`, a constant vector, takes the place of `acc`: exact, because
+//! `insert-fake-quant` bounds the inner extent.
+//!
 //! The order of the float epilogue is this one everywhere: row scale first, then column scale (then the bias that
 //! follows as an ordinary add). `gather(fake(table), i)` -> `dequantize(gather(codes, i), gather(scales, i))`.
 //! A fake quantization with any other reader becomes quantize and dequantize. A pre-scale of the fake quantization becomes
@@ -16,10 +20,11 @@
 //! clamped to +-127. Sound in the sense of quantization: this is the integer form of what `insert-fake-quant` marked;
 //! `quant.fake` rounds `x * m` likewise, weights may differ from it where `w / s` is a tie. Hence lossy.
 
+use super::weights::quantize_channels;
 use crate::methods::{Matrix, const_matrix};
 use crate::pass::{Effect, Pass, PassCx, Phases, edit_diag};
 use rsqc_ir::diag::Diag;
-use rsqc_ir::ops::elementwise::{Cast, Mul};
+use rsqc_ir::ops::elementwise::{Cast, Mul, Sub};
 use rsqc_ir::ops::gather::Gather;
 use rsqc_ir::ops::quant::{Dequantize, DynamicParams, FakeQuant, QMatMul, Quantize, Rounding};
 use rsqc_ir::quant::{Granularity, QuantType};
@@ -63,42 +68,50 @@ impl Pass for LowerToInteger {
     }
 }
 
-/// A fake quantization.
-struct Fake {
-    source: ValueId,
-    pre_scale: Option<ValueId>,
-    qtype: QuantType,
-}
-
 struct Lowering<'a> {
     m: &'a Module,
     r: Rebuild,
     /// Constants to add behind those of the module.
     consts: Vec<Const>,
-    /// Codes and scales of activations, by (new) value and pre-scale.
-    codes: BTreeMap<(ValueId, Option<ValueId>), (ValueId, ValueId)>,
+    /// Codes of activations, by (old) fake-quantized value.
+    codes: BTreeMap<ValueId, Codes>,
+}
+
+/// An activation's codes.
+#[derive(Clone, Copy)]
+struct Codes {
+    codes: ValueId,
+    scale: Scale,
+    /// Zero point; 0 if there is none.
+    zero: i32,
+}
+
+/// An activation's scale.
+#[derive(Clone, Copy)]
+enum Scale {
+    /// Computed at run time.
+    Dynamic(ValueId),
+    /// From calibration.
+    Static(f32),
 }
 
 impl Lowering<'_> {
     fn node(&mut self, n: &Node, id: rsqc_ir::NodeId) -> Result<(), Diag> {
         let fake = |i: usize| n.input(i).and_then(|v| self.fake(v));
         match (&n.op, fake(0), fake(1)) {
-            (Op::MatMul(_), Some(x), Some(w))
-                if x.qtype.granularity == Granularity::Token
-                    && w.qtype.granularity == Granularity::Axis(1)
-                    && w.pre_scale.is_none() =>
+            (Op::MatMul(_), Some(xq), Some(wq))
+                if matches!(xq.granularity, Granularity::Token | Granularity::Tensor)
+                    && matches!(wq.granularity, Granularity::Axis(1) | Granularity::Tensor) =>
             {
-                if let Some(w) = const_matrix(self.m, w.source) {
-                    let y = self.linear(&x, w, &n.loc)?;
+                if let (Some(x), Some(w)) = (n.input(0), self.weight(n, 1)) {
+                    let y = self.linear(x, w, wq.granularity == Granularity::Tensor, &n.loc)?;
                     self.r.set(n.output(), y);
                     return Ok(());
                 }
             }
-            (Op::Gather(g), Some(t), None)
-                if g.axis == 0 && t.qtype.granularity == Granularity::Token && t.pre_scale.is_none() =>
-            {
-                if let (Some(c), Some(i)) = (const_matrix(self.m, t.source), n.input(1)) {
-                    let y = self.table(c, t.qtype, i, &n.loc)?;
+            (Op::Gather(g), Some(tq), None) if g.axis == 0 && tq.granularity == Granularity::Token => {
+                if let (Some(t), Some(i)) = (self.weight(n, 0), n.input(1)) {
+                    let y = self.table(t, tq, i, &n.loc)?;
                     self.r.set(n.output(), y);
                     return Ok(());
                 }
@@ -114,45 +127,33 @@ impl Lowering<'_> {
         }
     }
 
-    /// The dynamic fake quantization that defines `v`.
-    fn fake(&self, v: ValueId) -> Option<Fake> {
-        let n = self.m.graph.node(self.m.graph.def_node(v)?.0);
+    /// The fake quantization that defines `v`.
+    fn fake_node(&self, v: ValueId) -> Option<(&Node, &FakeQuant)> {
+        let (id, _) = self.m.graph.def_node(v)?;
+        let n = self.m.graph.node(id);
         match &n.op {
-            Op::FakeQuant(f) if f.dynamic => Some(Fake {
-                source: n.input(0)?,
-                pre_scale: n.input(3),
-                qtype: f.qtype.clone(),
-            }),
+            Op::FakeQuant(f) => Some((n, f)),
             _ => None,
         }
+    }
+
+    /// Type of the codes of a fake quantization that defines `v`.
+    fn fake(&self, v: ValueId) -> Option<QuantType> {
+        self.fake_node(v).map(|(_, f)| f.qtype.clone())
+    }
+
+    /// The constant matrix behind the fake quantization that is operand `i`.
+    fn weight(&self, n: &Node, i: usize) -> Option<Matrix> {
+        let (f, _) = self.fake_node(n.input(i)?)?;
+        if f.input(3).is_some() {
+            return None;
+        }
+        const_matrix(self.m, f.input(0)?)
     }
 
     fn emit(&mut self, op: impl Into<Op>, ins: &[ValueId], loc: &Loc) -> Result<Vec<ValueId>, Diag> {
         let ins = ins.iter().map(|v| Some(*v)).collect();
         self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)
-    }
-
-    /// Codes and scales of `x` (a new value) with dynamic parameters.
-    fn codes(
-        &mut self,
-        x: ValueId,
-        pre_scale: Option<ValueId>,
-        q: QuantType,
-        loc: &Loc,
-    ) -> Result<(ValueId, ValueId), Diag> {
-        let mut ins = vec![x];
-        ins.extend(pre_scale);
-        let p = self.emit(DynamicParams { qtype: q.clone() }, &ins, loc)?;
-        let mut ins = vec![Some(x), Some(p[0])];
-        if pre_scale.is_some() {
-            ins.extend([None, pre_scale]);
-        }
-        let op = Quantize {
-            qtype: q,
-            rounding: Rounding::Mul,
-        };
-        let codes = self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)?[0];
-        Ok((codes, p[1]))
     }
 
     fn constant(&mut self, name: &str, ty: TensorType, bytes: Vec<u8>) -> Result<ValueId, Diag> {
@@ -163,43 +164,113 @@ impl Lowering<'_> {
         Ok(self.r.graph.add_const(id, ty))
     }
 
-    /// Codes and scales of an activation, made once.
-    fn activation(&mut self, f: &Fake, loc: &Loc) -> Result<(ValueId, ValueId), Diag> {
-        let v = self.r.get(self.m, f.source);
-        let pre = f.pre_scale.map(|p| self.r.get(self.m, p));
-        if let Some(c) = self.codes.get(&(v, pre)) {
-            return Ok(*c);
-        }
-        let made = self.codes(v, pre, f.qtype.clone(), loc)?;
-        self.codes.insert((v, pre), made);
-        Ok(made)
+    fn f32s(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<ValueId, Diag> {
+        let ty = TensorType::new(ScalarType::F32, shape.iter().map(|d| (*d).into()).collect());
+        self.constant(name, ty, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
-    fn linear(&mut self, x: &Fake, w: Matrix, loc: &Loc) -> Result<ValueId, Diag> {
-        let (codes, s) = self.activation(x, loc)?;
-        let (wcodes, wscales) = quantize_channels(&w, false);
+    /// Codes of the fake-quantized value `fake`, made once.
+    fn activation(&mut self, fake: ValueId, loc: &Loc) -> Result<Codes, Diag> {
+        if let Some(c) = self.codes.get(&fake) {
+            return Ok(*c);
+        }
+        let bug = |what: &str| Diag::internal(loc.to_string(), what.to_string());
+        let (n, f) = self
+            .fake_node(fake)
+            .ok_or_else(|| bug("an activation is not fake-quantized"))?;
+        let (n, f) = (n.clone(), f.clone());
+        let x = n.input(0).ok_or_else(|| bug("operand 0 is missing"))?;
+        let v = self.r.get(self.m, x);
+        let pre = n.input(3).map(|p| self.r.get(self.m, p));
+        let qtype = f.qtype.clone();
+        let (m, scale, zero) = if f.dynamic {
+            let op = DynamicParams { qtype: f.qtype };
+            let ins = vec![Some(v)].into_iter().chain(pre.map(Some)).collect();
+            let p = self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)?;
+            (p[0], Scale::Dynamic(p[1]), 0)
+        } else {
+            let constant = |i: usize| n.input(i).and_then(|v| self.m.const_scalar(v));
+            let s = constant(1).ok_or_else(|| bug("a static scale is no constant"))? as f32;
+            let zero = if qtype.zero {
+                constant(2).ok_or_else(|| bug("a static zero point is no constant"))? as i32
+            } else {
+                0
+            };
+            let m = self.f32s(&format!("{loc}.multiplier"), &[], &[1.0 / s])?;
+            (m, Scale::Static(s), zero)
+        };
+        let mut ins = vec![Some(v), Some(m)];
+        if qtype.zero {
+            ins.push(n.input(2).map(|z| self.r.get(self.m, z)));
+        }
+        if pre.is_some() {
+            ins.resize(3, None);
+            ins.push(pre);
+        }
+        let op = Quantize {
+            qtype,
+            rounding: Rounding::Mul,
+        };
+        let codes = self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)?[0];
+        let c = Codes { codes, scale, zero };
+        self.codes.insert(fake, c);
+        Ok(c)
+    }
+
+    fn linear(&mut self, x: ValueId, w: Matrix, whole: bool, loc: &Loc) -> Result<ValueId, Diag> {
+        let x = self.activation(x, loc)?;
+        let q = quantize_channels(
+            &w,
+            |i| if whole { 0 } else { i % w.n },
+            if whole { 1 } else { w.n },
+        );
+        let granularity = if whole {
+            Granularity::Tensor
+        } else {
+            Granularity::Axis(1)
+        };
         let ty = TensorType {
-            elem: QuantType::int8(Granularity::Axis(1)).into(),
+            elem: QuantType::int8(granularity).into(),
             shape: vec![w.k.into(), w.n.into()],
         };
-        let wv = self.constant(&format!("{}.codes", w.name), ty, wcodes)?;
-        let sty = TensorType::new(ScalarType::F32, vec![w.n.into()]);
-        let ws = self.constant(&format!("{}.scales", w.name), sty, wscales)?;
-        let acc = self.emit(QMatMul {}, &[codes, wv], loc)?[0];
+        let wv = self.constant(&format!("{}.codes", w.name), ty, q.bytes())?;
+        let mut acc = self.emit(QMatMul {}, &[x.codes, wv], loc)?[0];
+        if x.zero != 0 {
+            let ty = TensorType::new(ScalarType::I32, vec![w.n.into()]);
+            let mut shift = vec![0i32; w.n];
+            for (i, c) in q.codes.iter().enumerate() {
+                shift[i % w.n] += x.zero * i32::from(*c);
+            }
+            let bytes = shift.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let shift = self.constant(&format!("{}.shift", w.name), ty, bytes)?;
+            acc = self.emit(Sub {}, &[acc, shift], loc)?[0];
+        }
         let f = self.emit(Cast { to: ScalarType::F32 }, &[acc], loc)?[0];
-        let rows = self.emit(Mul {}, &[f, s], loc)?[0];
-        Ok(self.emit(Mul {}, &[rows, ws], loc)?[0])
+        let shape: &[usize] = if whole { &[] } else { &[w.n] };
+        let name = format!("{}.scales", w.name);
+        match x.scale {
+            Scale::Dynamic(s) => {
+                let ws = self.f32s(&name, shape, &q.scales)?;
+                let rows = self.emit(Mul {}, &[f, s], loc)?[0];
+                Ok(self.emit(Mul {}, &[rows, ws], loc)?[0])
+            }
+            Scale::Static(s) => {
+                let product = |w: &f32| (f64::from(s) * f64::from(*w)) as f32;
+                let all: Vec<f32> = q.scales.iter().map(product).collect();
+                let c = self.f32s(&name, shape, &all)?;
+                Ok(self.emit(Mul {}, &[f, c], loc)?[0])
+            }
+        }
     }
 
     fn table(&mut self, t: Matrix, q: QuantType, index: ValueId, loc: &Loc) -> Result<ValueId, Diag> {
-        let (codes, scales) = quantize_channels(&t, true);
+        let rows = quantize_channels(&t, |i| i / t.n, t.k);
         let ty = TensorType {
             elem: q.clone().into(),
             shape: vec![t.k.into(), t.n.into()],
         };
-        let cv = self.constant(&format!("{}.codes", t.name), ty, codes)?;
-        let sty = TensorType::new(ScalarType::F32, vec![t.k.into(), 1usize.into()]);
-        let sv = self.constant(&format!("{}.scales", t.name), sty, scales)?;
+        let cv = self.constant(&format!("{}.codes", t.name), ty, rows.bytes())?;
+        let sv = self.f32s(&format!("{}.scales", t.name), &[t.k, 1], &rows.scales)?;
         let i = self.r.get(self.m, index);
         let c = self.emit(Gather { axis: 0 }, &[cv, i], loc)?[0];
         let s = self.emit(Gather { axis: 0 }, &[sv, i], loc)?[0];
@@ -208,94 +279,20 @@ impl Lowering<'_> {
 
     /// A fake quantization as such; dead ones go with the graph's dead code.
     fn stand_alone(&mut self, n: &Node, f: &FakeQuant) -> Result<(), Diag> {
-        let source = n
-            .input(0)
-            .ok_or_else(|| Diag::internal(n.loc.to_string(), "operand 0 is missing"))?;
-        if !f.dynamic {
-            return Err(Diag::internal(
-                n.loc.to_string(),
-                "static fake quantization has no integer form yet",
-            ));
+        let q = self.activation(n.output(), &n.loc)?;
+        let scale = match q.scale {
+            Scale::Dynamic(s) => s,
+            Scale::Static(s) => self.f32s(&format!("{}.scale", n.loc), &[], &[s])?,
+        };
+        let mut ins = vec![Some(q.codes), Some(scale)];
+        if f.qtype.zero {
+            ins.push(n.input(2).map(|z| self.r.get(self.m, z)));
         }
-        let fake = Fake {
-            source,
-            pre_scale: n.input(3),
+        let op = Dequantize {
             qtype: f.qtype.clone(),
         };
-        let (codes, s) = if self.m.graph.const_id(source).is_some() {
-            // A constant may be quantized at several granularities.
-            let v = self.r.get(self.m, source);
-            let pre = fake.pre_scale.map(|p| self.r.get(self.m, p));
-            self.codes(v, pre, fake.qtype, &n.loc)?
-        } else {
-            self.activation(&fake, &n.loc)?
-        };
-        let y = self.emit(
-            Dequantize {
-                qtype: f.qtype.clone(),
-            },
-            &[codes, s],
-            &n.loc,
-        )?[0];
+        let y = self.r.node(self.m, op.into(), ins, &n.loc).map_err(edit_diag)?[0];
         self.r.set(n.output(), y);
         Ok(())
-    }
-}
-
-/// Codes (i8 bytes, `[k, n]`) and scales (f32 bytes) with one scale a column, or a row.
-fn quantize_channels(w: &Matrix, by_row: bool) -> (Vec<u8>, Vec<u8>) {
-    let count = if by_row { w.k } else { w.n };
-    let channel = |i: usize| if by_row { i / w.n } else { i % w.n };
-    let mut amax = vec![0f32; count];
-    for (i, v) in w.data.iter().enumerate() {
-        let a = &mut amax[channel(i)];
-        *a = a.max(v.abs());
-    }
-    let scales: Vec<f32> = amax
-        .iter()
-        .map(|a| {
-            if *a == 0.0 {
-                1.0
-            } else {
-                // Denormal maxima would give scale 0.
-                ((f64::from(*a) / 127.0) as f32).max(f32::MIN_POSITIVE)
-            }
-        })
-        .collect();
-    let codes = w
-        .data
-        .iter()
-        .enumerate()
-        .map(|(i, v)| {
-            let q = (f64::from(*v) / f64::from(scales[channel(i)])).round_ties_even();
-            (q.clamp(-127.0, 127.0) as i8).to_le_bytes()[0]
-        })
-        .collect();
-    (codes, scales.iter().flat_map(|s| s.to_le_bytes()).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn channels_are_symmetric_and_zero_channels_have_scale_one() {
-        let w = Matrix {
-            k: 2,
-            n: 3,
-            name: "w".into(),
-            data: vec![1.0, 0.0, -0.5, -2.0, 0.0, 0.25],
-        };
-        let (codes, scales) = quantize_channels(&w, false);
-        let codes: Vec<i8> = codes.iter().map(|b| *b as i8).collect();
-        assert_eq!(codes, [64, 0, -127, -127, 0, 64]);
-        let s: Vec<f32> = scales
-            .chunks(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        assert_eq!(s, [2.0 / 127.0, 1.0, 0.5 / 127.0]);
-        let (rows, _) = quantize_channels(&w, true);
-        assert_eq!(rows[0] as i8, 127);
-        assert_eq!(rows[3] as i8, -127);
     }
 }

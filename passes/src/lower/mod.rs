@@ -7,6 +7,7 @@ mod lower_to_integer;
 mod simplify_bodies;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 pub use assign_layouts::AssignLayouts;
 pub use expand_transcendentals::ExpandTranscendentals;
@@ -14,6 +15,7 @@ pub use finish_lowering::FinishLowering;
 pub use lower_to_integer::LowerToInteger;
 pub use simplify_bodies::SimplifyBodies;
 
+use crate::calibrate::Calibrate;
 use crate::fuse::{ComposeMovement, FormRegions, MergeLinears, MergeRegions};
 use crate::methods::InsertFakeQuant;
 use crate::pass::{Pass, PassCx};
@@ -43,6 +45,9 @@ pub fn passes(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
             scheme: scheme.clone(),
         }),
         Box::new(InsertFakeQuant {
+            scheme: scheme.clone(),
+        }),
+        Box::new(Calibrate {
             scheme: scheme.clone(),
         }),
         Box::new(LowerToInteger),

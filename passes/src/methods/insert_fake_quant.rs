@@ -2,16 +2,18 @@
 //!
 //! Before -> after, for each matrix product with a constant weight: `matmul(x, w)` ->
 //! `matmul(quant.fake(x, token, dynamic), quant.fake(w, axis 1))`; for each embedding table over 64 KB:
-//! `gather(table, i)` -> `gather(quant.fake(table, token), i)`. Products that share an activation share its fake
-//! quantization. An activation that is a product `x * c` with a constant vector c of channels is quantized from x with
-//! pre-scale c, so that the product costs nothing. What stays float is reported with the reason. Lossy: this is where precision is given up.
+//! `gather(table, i)` -> `gather(quant.fake(table, token), i)`. Static activations get a `quant.fake` without parameters,
+//! which `calibrate` fills in. Products that share an activation and say the same about it share its fake quantization. An
+//! activation that is a product `x * c` with a constant vector c of channels is quantized from x with pre-scale c, so that
+//! the product costs nothing. What stays float is reported with the reason. Lossy: this is where precision is given up.
 
-use super::{MAX_INNER, const_matrix, is_f32};
+use super::activations::{Codes, activation_codes, describe};
+use super::{MAX_INNER, const_matrix, is_f32, member};
 use crate::pass::{Effect, LayerReport, Pass, PassCx, Phases, edit_diag};
-use crate::scheme::{LayerScheme, Scheme};
+use crate::scheme::{LayerScheme, Quantized, Scheme, WeightScales};
 use rsqc_ir::diag::Diag;
 use rsqc_ir::ops::quant::FakeQuant;
-use rsqc_ir::quant::{Granularity, QuantType};
+use rsqc_ir::quant::Granularity;
 use rsqc_ir::{Loc, Module, Node, NodeId, Op, Phase, Rebuild, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +34,12 @@ impl Pass for InsertFakeQuant {
         Effect::Lossy
     }
     fn phases(&self) -> Phases {
-        Phases::change(Phase::Canonical, Phase::Calibrated)
+        Phases::within(Phase::Canonical, Phase::Canonical)
     }
     fn run(&self, cx: &mut PassCx<'_>) -> Result<(), Diag> {
         let m = cx.module();
         let mut r = Rebuild::new(m);
-        let mut fakes: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        let mut fakes = Fakes::new();
         let mut reports = Vec::new();
         let mut used: BTreeSet<String> = BTreeSet::new();
         let order = m
@@ -60,13 +62,13 @@ impl Pass for InsertFakeQuant {
                     None => "the scheme is `none`".to_string(),
                 }),
                 (LayerScheme::Quantized(_), Some(why)) => Err(why.clone()),
-                (LayerScheme::Quantized(_), None) => Ok(()),
+                (LayerScheme::Quantized(q), None) => Ok(q),
             };
             match &verdict {
-                Ok(()) => quantize(m, &mut r, &mut fakes, node, &site)?,
+                Ok(q) => quantize(m, &mut r, &mut fakes, node, &site, q)?,
                 Err(_) => r.copy(m, id),
             }
-            reports.push(report(node, &site, verdict));
+            reports.push(report(m, node, &site, verdict));
         }
         for o in self
             .scheme
@@ -85,10 +87,8 @@ impl Pass for InsertFakeQuant {
     }
 }
 
-/// A merged layer bears the names of its members, joined; they share one scheme.
-fn member(loc: &str) -> &str {
-    loc.split(" + ").next().unwrap_or(loc)
-}
+/// Fake quantizations made so far, by (new) value and what they say.
+type Fakes = BTreeMap<(ValueId, String), ValueId>;
 
 /// Something that the scheme decides about.
 struct Site {
@@ -198,35 +198,41 @@ fn table(m: &Module, n: &Node) -> Option<Site> {
 fn quantize(
     m: &Module,
     r: &mut Rebuild,
-    fakes: &mut BTreeMap<ValueId, ValueId>,
+    fakes: &mut Fakes,
     n: &Node,
     site: &Site,
+    q: &Quantized,
 ) -> Result<(), Diag> {
-    let granularities = match site.kind {
-        Kind::Linear => [Some(Granularity::Token), Some(Granularity::Axis(1))],
-        Kind::Table => [Some(Granularity::Token), None],
+    let codes = match site.kind {
+        Kind::Linear => {
+            let weight = match q.weight_scales {
+                WeightScales::Channel => Granularity::Axis(1),
+                WeightScales::Tensor => Granularity::Tensor,
+            };
+            let x = n
+                .input(0)
+                .and_then(|x| activation_codes(m, q, x, Granularity::Token));
+            [x, Some(Codes::weight(weight))]
+        }
+        Kind::Table => [Some(Codes::weight(Granularity::Token)), None],
         Kind::Other => [None, None],
     };
     let mut ins = Vec::new();
-    for (i, g) in granularities.into_iter().enumerate() {
+    for (i, c) in codes.into_iter().enumerate() {
         let Some(old) = n.input(i) else { continue };
         let v = r.get(m, old);
-        ins.push(Some(match g {
-            Some(g) => match fakes.get(&v) {
-                // A table that is also a weight has another granularity as such.
-                Some(f) if m.graph.const_id(old).is_none() => *f,
-                _ => {
-                    let f = match pre_scaled(m, old) {
-                        Some((x, c)) => {
-                            let ins = vec![Some(r.get(m, x)), None, None, Some(r.get(m, c))];
-                            fake(m, r, ins, g, &n.loc)?
-                        }
-                        None => fake(m, r, vec![Some(v)], g, &n.loc)?,
-                    };
-                    fakes.insert(v, f);
-                    f
+        ins.push(Some(match c {
+            Some(c) => {
+                let key = (v, c.key());
+                match fakes.get(&key) {
+                    Some(f) => *f,
+                    None => {
+                        let f = fake(m, r, old, c, &n.loc)?;
+                        fakes.insert(key, f);
+                        f
+                    }
                 }
-            },
+            }
             None => v,
         }));
     }
@@ -247,32 +253,32 @@ fn pre_scaled(m: &Module, v: ValueId) -> Option<(ValueId, ValueId)> {
     })
 }
 
-fn fake(
-    m: &Module,
-    r: &mut Rebuild,
-    ins: Vec<Option<ValueId>>,
-    g: Granularity,
-    loc: &Loc,
-) -> Result<ValueId, Diag> {
+/// The fake quantization of the old value `v` with these codes.
+fn fake(m: &Module, r: &mut Rebuild, v: ValueId, c: Codes, loc: &Loc) -> Result<ValueId, Diag> {
+    let ins = match pre_scaled(m, v) {
+        Some((x, factors)) => vec![Some(r.get(m, x)), None, None, Some(r.get(m, factors))],
+        None => vec![Some(r.get(m, v))],
+    };
     let op = FakeQuant {
-        qtype: QuantType::int8(g),
-        dynamic: true,
+        qtype: c.qtype,
+        dynamic: c.dynamic,
     };
     Ok(r.node(m, op.into(), ins, loc).map_err(edit_diag)?[0])
 }
 
-fn report(n: &Node, site: &Site, verdict: Result<(), String>) -> LayerReport {
+fn report(m: &Module, n: &Node, site: &Site, verdict: Result<&Quantized, String>) -> LayerReport {
     let (scheme, reason, after) = match verdict {
-        Ok(()) if site.kind == Kind::Table => (
+        Ok(_) if site.kind == Kind::Table => (
             "int8 table".to_string(),
             "symmetric codes with one scale a row, dequantized on gather".to_string(),
             site.bytes.1,
         ),
-        Ok(()) => (
-            "w8a8".to_string(),
-            "weights symmetric per output channel, activations dynamic per token".to_string(),
-            site.bytes.1,
-        ),
+        Ok(q) => {
+            let x = n
+                .input(0)
+                .and_then(|x| activation_codes(m, q, x, Granularity::Token));
+            (q.to_string(), describe(q, x.as_ref()), site.bytes.1)
+        }
         Err(why) => ("float".to_string(), why, site.bytes.0),
     };
     LayerReport {
@@ -282,5 +288,6 @@ fn report(n: &Node, site: &Site, verdict: Result<(), String>) -> LayerReport {
         reason,
         bytes_before: site.bytes.0,
         bytes_after: after,
+        extra: Vec::new(),
     }
 }

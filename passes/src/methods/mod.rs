@@ -1,13 +1,20 @@
 //! Methods: what decides how layers are quantized. One file a method.
 
+mod activations;
 mod insert_fake_quant;
 
 pub use insert_fake_quant::InsertFakeQuant;
 
 use rsqc_ir::{Module, Op, ScalarType, ValueId};
 
-/// Longest inner extent of an exact i32 sum of products of codes up to 127 in magnitude.
-const MAX_INNER: usize = (i32::MAX as usize) / (127 * 127);
+/// Longest inner extent of an exact i32 sum of products of weights up to 127 in magnitude and activations up to 255 from
+/// their zero point.
+const MAX_INNER: usize = (i32::MAX as usize) / (127 * 255);
+
+/// A merged layer bears the names of its members, joined; they share one scheme.
+pub(crate) fn member(loc: &str) -> &str {
+    loc.split(" + ").next().unwrap_or(loc)
+}
 
 /// A constant f32 matrix `[k, n]` behind a value, seen through a transposition.
 pub(crate) struct Matrix {

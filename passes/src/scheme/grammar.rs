@@ -3,15 +3,20 @@
 //! ```text
 //! SCHEME = BASE [-OPTION]... [+METHOD[:key=value]...]...
 //! BASE   = none | w<bits>a<bits>[kv<bits>] | a named format (fp8, nf4a16, ...)
-//! OPTION = g<n> | static | tensor | token | sym | asym
+//! OPTION = g<n> | static | tensor | token | sym | asym | wtensor
 //! METHOD = the paper's name
 //! ```
+//!
+//! An alias may stand for everything in front of the methods. Mixes that make no sense are refused when a name is parsed
+//! (`legality.rs`), and so are parameters that a method does not have (`parameters.rs`).
 //!
 //! The grammar knows more than the compiler can do: [`Spec::parse`] answers whether a name is well formed,
 //! [`Spec::resolve`] whether it is supported.
 
-use super::listing::{BASES, METHODS, OPTIONS, aliases};
-use super::{Activations, LayerScheme, Quantized, ScaleSource, WeightScales, ZeroPoint, user};
+use super::listing::{BASES, METHODS, OPTIONS, aliases, is_supported};
+use super::{
+    Activations, LayerScheme, Quantized, ScaleSource, WeightScales, ZeroPoint, legality, parameters, user,
+};
 use rsqc_ir::diag::{Blame, Diag};
 
 /// The base format.
@@ -37,8 +42,18 @@ pub enum Base {
 pub enum SchemeOption {
     /// Weight groups of this size.
     Group(u32),
-    /// One of the words `static`, `tensor`, `token`, `sym`, `asym`.
+    /// One of the words `static`, `tensor`, `token`, `sym`, `asym`, `wtensor`.
     Word(&'static str),
+}
+
+/// Prints the option as typed.
+impl std::fmt::Display for SchemeOption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SchemeOption::Group(n) => write!(f, "g{n}"),
+            SchemeOption::Word(w) => f.write_str(w),
+        }
+    }
 }
 
 /// A method with its parameters in the order given.
@@ -66,9 +81,10 @@ pub struct Spec {
 impl Spec {
     /// Takes a scheme name apart. Aliases are replaced first.
     pub fn parse(text: &str) -> Result<Spec, Diag> {
-        let full = aliases()
-            .find(|(a, _)| *a == text)
-            .map_or(text, |(_, expansion)| expansion);
+        // What an alias stands for may be followed by further methods.
+        let (word, rest) = text.split_at(text.find('+').unwrap_or(text.len()));
+        let expanded = aliases().find(|(a, _)| *a == word);
+        let full = expanded.map_or(text.to_string(), |(_, e)| format!("{e}{rest}"));
         let mut parts = full.split('+');
         let head = parts.next().unwrap_or_default();
         let mut words = head.split('-');
@@ -85,39 +101,15 @@ impl Spec {
             options,
             methods,
         };
-        spec.check_conflicts()?;
+        legality::check(&spec)?;
         Ok(spec)
     }
 
-    fn has(&self, word: &str) -> bool {
+    /// Whether the option `word` is given.
+    pub(super) fn has(&self, word: &str) -> bool {
         self.options
-            .contains(&match OPTIONS.iter().find(|o| o.name == word) {
-                Some(o) => SchemeOption::Word(o.name),
-                None => return false,
-            })
-    }
-
-    fn check_conflicts(&self) -> Result<(), Diag> {
-        for (a, b) in [("tensor", "token"), ("sym", "asym")] {
-            if self.has(a) && self.has(b) {
-                return Err(user(
-                    &self.text,
-                    format!("options `{a}` and `{b}` exclude each other"),
-                ));
-            }
-        }
-        for (i, o) in self.options.iter().enumerate() {
-            if self.options[..i].contains(o) {
-                return Err(user(&self.text, "an option is given twice".to_string()));
-            }
-        }
-        if self.base == Base::None && !(self.options.is_empty() && self.methods.is_empty()) {
-            return Err(user(
-                &self.text,
-                "`none` takes neither options nor methods".to_string(),
-            ));
-        }
-        Ok(())
+            .iter()
+            .any(|o| matches!(o, SchemeOption::Word(w) if *w == word))
     }
 
     /// What layers become, or blame `Unsupported` with the part that is not supported yet.
@@ -130,13 +122,18 @@ impl Spec {
             )
             .help("`rsqc schemes` lists what is supported"))
         };
-        let weight_bits = match &self.base {
+        let (weight_bits, float) = match &self.base {
             Base::None => return Ok(LayerScheme::Float),
             Base::Bits {
                 weights: 8,
                 activations: 8,
                 cache: None,
-            } => 8,
+            } => (8, false),
+            Base::Bits {
+                weights: 8,
+                activations: 16,
+                cache: None,
+            } if is_supported("w8a16") => (8, true),
             Base::Bits {
                 weights,
                 activations,
@@ -149,29 +146,38 @@ impl Spec {
         };
         for o in &self.options {
             match o {
-                // Dynamic and per token are what `w8a8` means anyway.
-                SchemeOption::Word("token" | "sym") => {}
-                SchemeOption::Word(w) => return no(format!("option `{w}`")),
-                SchemeOption::Group(n) => return no(format!("option `g{n}`")),
+                SchemeOption::Word(w) if is_supported(w) => {}
+                o => return no(format!("option `{o}`")),
             }
         }
-        if let Some(m) = self.methods.first() {
+        if let Some(m) = self.methods.iter().find(|m| !is_supported(m.name)) {
             return no(format!("method `{}`", m.name));
         }
-        let zero = if self.has("sym") {
-            ZeroPoint::Symmetric
-        } else {
-            ZeroPoint::Auto
-        };
         Ok(LayerScheme::Quantized(Quantized {
             weight_bits,
-            weight_scales: WeightScales::Channel,
-            activations: Activations::Int8 {
-                source: ScaleSource::DynamicToken,
-                zero,
+            weight_scales: if self.has("wtensor") {
+                WeightScales::Tensor
+            } else {
+                WeightScales::Channel
             },
+            activations: if float { Activations::Float } else { self.codes() },
             methods: self.methods.clone(),
         }))
+    }
+
+    /// Activation codes that the options ask for.
+    fn codes(&self) -> Activations {
+        let source = match (self.has("static"), self.has("tensor")) {
+            (true, _) => ScaleSource::Static,
+            (false, true) => ScaleSource::DynamicTensor,
+            (false, false) => ScaleSource::DynamicToken,
+        };
+        let zero = match (self.has("sym"), self.has("asym")) {
+            (true, _) => ZeroPoint::Symmetric,
+            (false, true) => ZeroPoint::Asymmetric,
+            (false, false) => ZeroPoint::Auto,
+        };
+        Activations::Int8 { source, zero }
     }
 }
 
@@ -285,7 +291,9 @@ fn parse_method(text: &str, part: &str) -> Result<MethodUse, Diag> {
             ),
         })
         .collect::<Result<_, _>>()?;
-    Ok(MethodUse { name, parameters })
+    let used = MethodUse { name, parameters };
+    parameters::check(text, &used, is_supported(name))?;
+    Ok(used)
 }
 
 #[cfg(test)]
@@ -308,6 +316,28 @@ mod tests {
     }
 
     #[test]
+    fn static_schemes_print_as_they_are_spelt() {
+        for (t, want) in [
+            ("w8a8-static", "w8a8-static"),
+            ("w8a8-static-tensor-sym", "w8a8-static-sym"),
+            ("w8a8-tensor-wtensor", "w8a8-tensor-wtensor"),
+            (
+                "w8a8-static-asym+percentile:p=99.9",
+                "w8a8-static-asym+percentile:p=99.9",
+            ),
+            ("w8a8-static+ema", "w8a8-static+ema"),
+        ] {
+            let layer = Spec::parse(t).and_then(|s| s.resolve()).expect(t);
+            assert_eq!(layer.to_string(), want);
+        }
+        let with_alias = Spec::parse("int8+attn8").expect("an alias and a method");
+        assert_eq!(with_alias.methods[0].name, "attn8");
+        let o3 = Spec::parse("smoothquant-o3+percentile:p=99").expect("an alias and a calibrator");
+        assert!(o3.has("static") && o3.has("wtensor"));
+        assert_eq!(o3.methods.len(), 2);
+    }
+
+    #[test]
     fn known_but_unsupported_names() {
         for t in [
             "w4a16-g32+awq+gptq:actorder=1",
@@ -316,7 +346,6 @@ mod tests {
             "fp8",
             "nf4a16",
             "w8a8+attn8",
-            "w8a8-static",
         ] {
             let e = Spec::parse(t).and_then(|s| s.resolve()).expect_err("not yet");
             assert_eq!(e.blame, Blame::Unsupported, "{t}");
@@ -345,6 +374,20 @@ mod tests {
             ("none-static", "neither options nor methods"),
             ("w99999999999a8", "no scheme base"),
             ("w8a8-g0", "at least one element"),
+            ("w8a8-static-token", "at run time only"),
+            ("w8a8+percentile", "computed at run time"),
+            ("w8a8-asym", "needs static scales"),
+            ("w8a8-static+mse+minmax", "both choose"),
+            ("w8a8-static+mse+mse", "given twice"),
+            ("w8a8-static-asym+isotone", "without a zero point"),
+            ("w8a16-static", "stay float"),
+            ("w8a16+mse", "stay float"),
+            ("w8a8-static+mse:p=3", "has no parameter `p`"),
+            ("w8a8-static+percentile:p=101", "cannot be `101`"),
+            ("w8a8-static+percentile:p=nan", "cannot be `nan`"),
+            ("w8a8-static+ema:momentum=0", "cannot be `0`"),
+            ("w8a8-static+percentile:p=99:p=98", "given twice"),
+            ("w8a8+smoothquant:alpha=much", "cannot be `much`"),
         ] {
             let e = Spec::parse(t).expect_err(t);
             assert_eq!(e.blame, Blame::User, "{t}");

@@ -110,6 +110,13 @@ const SPELT: &[SchemeInfo] = &[
     )),
     row(
         Base,
+        "w8a16",
+        "int8 weights per output channel, float activations",
+        "none",
+        "",
+    ),
+    row(
+        Base,
         "w<bits>a<bits>[kv<bits>]",
         "integer weights, activations and key-value caches of so many bits; a16 = float",
         "depends on the options",
@@ -119,14 +126,20 @@ const SPELT: &[SchemeInfo] = &[
 
 /// Words behind the base.
 pub(super) const OPTIONS: &[SchemeInfo] = &[
-    row(
+    supported(row(
         Opt,
         "static",
-        "activation scales from calibration instead of run time",
+        "activation scales from calibration instead of run time, one a tensor",
         "samples",
         "",
-    ),
-    row(Opt, "tensor", "one activation scale a tensor", "none", ""),
+    )),
+    supported(row(
+        Opt,
+        "tensor",
+        "one activation scale a tensor, computed at run time",
+        "none",
+        "",
+    )),
     supported(row(
         Opt,
         "token",
@@ -137,11 +150,24 @@ pub(super) const OPTIONS: &[SchemeInfo] = &[
     supported(row(
         Opt,
         "sym",
-        "symmetric activation codes (the default)",
+        "symmetric activation codes (the default of linear layers)",
         "none",
         "",
     )),
-    row(Opt, "asym", "activation codes with a zero point", "none", ""),
+    supported(row(
+        Opt,
+        "asym",
+        "activation codes with a zero point; needs static",
+        "samples",
+        "",
+    )),
+    supported(row(
+        Opt,
+        "wtensor",
+        "one scale a weight tensor instead of one an output channel",
+        "none",
+        "",
+    )),
 ];
 
 const GROUP: SchemeInfo = row(
@@ -154,6 +180,48 @@ const GROUP: SchemeInfo = row(
 
 /// Methods.
 pub(super) const METHODS: &[SchemeInfo] = &[
+    supported(row(
+        Method,
+        "minmax",
+        "static range: smallest and largest value (the default)",
+        "samples",
+        "",
+    )),
+    supported(row(
+        Method,
+        "ema",
+        "static range: moving average of the samples' smallest and largest values; momentum=0.1",
+        "samples",
+        "",
+    )),
+    supported(row(
+        Method,
+        "percentile",
+        "static range: keeps this share of the values; p=99.99",
+        "samples",
+        "",
+    )),
+    supported(row(
+        Method,
+        "entropy",
+        "static range: least KL divergence between values and codes",
+        "samples",
+        "GTC 2017 s7310",
+    )),
+    supported(row(
+        Method,
+        "mse",
+        "static range: least mean squared error",
+        "samples",
+        "",
+    )),
+    supported(row(
+        Method,
+        "isotone",
+        "static scale at which most rows keep their largest element",
+        "samples",
+        "",
+    )),
     row(
         Method,
         "attn8",
@@ -287,7 +355,63 @@ const ALIASES: &[SchemeInfo] = &[
     supported(row(Alias, "float", "none", "none", "")),
     supported(row(Alias, "fp32", "none", "none", "")),
     supported(row(Alias, "int8", "w8a8", "none", "")),
+    row(
+        Alias,
+        "smoothquant-o1",
+        "w8a8-wtensor+smoothquant",
+        "samples",
+        "arXiv 2211.10438",
+    ),
+    row(
+        Alias,
+        "smoothquant-o2",
+        "w8a8-tensor-wtensor+smoothquant",
+        "samples",
+        "arXiv 2211.10438",
+    ),
+    row(
+        Alias,
+        "smoothquant-o3",
+        "w8a8-static-wtensor+smoothquant",
+        "samples",
+        "arXiv 2211.10438",
+    ),
+    row(
+        Alias,
+        "smoothquant-o1c",
+        "w8a8+smoothquant",
+        "samples",
+        "arXiv 2211.10438",
+    ),
+    row(
+        Alias,
+        "smoothquant-o2c",
+        "w8a8-tensor+smoothquant",
+        "samples",
+        "arXiv 2211.10438",
+    ),
+    row(
+        Alias,
+        "smoothquant-o3c",
+        "w8a8-static+smoothquant",
+        "samples",
+        "arXiv 2211.10438",
+    ),
 ];
+
+/// Whether this version can do the base, option or method of this name.
+pub(super) fn is_supported(name: &str) -> bool {
+    SPELT
+        .iter()
+        .chain(OPTIONS)
+        .chain(METHODS)
+        .any(|i| i.name == name && i.supported)
+}
+
+/// Whether the method of this name needs samples.
+pub(super) fn needs_samples(method: &str) -> bool {
+    METHODS.iter().any(|i| i.name == method && i.data == "samples")
+}
 
 /// Aliases and what they stand for.
 pub(super) fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -319,9 +443,10 @@ mod tests {
                 Base | Alias if i.name.contains('<') => continue,
                 Base | Alias => i.name.to_string(),
                 Opt if i.name.contains('<') => "w8a8-g32".to_string(),
+                Opt if i.name == "asym" => "w8a8-static-asym".to_string(),
                 Opt => format!("w8a8-{}", i.name),
                 // A hyphen inside a method's name belongs to the name, since options come before methods.
-                Method => format!("w8a8+{}", i.name),
+                Method => format!("w8a8-static+{}", i.name),
             };
             assert_eq!(Scheme::parse(&text).is_ok(), i.supported, "{text}");
         }

@@ -1,11 +1,15 @@
 //! Quantization schemes: what the user asks for, by name ([`grammar`]) or as a recipe file ([`recipe`]).
 
+mod calibrator;
 mod glob;
 pub mod grammar;
 mod layer;
+mod legality;
 pub mod listing;
+mod parameters;
 mod recipe;
 
+pub use calibrator::Calibrator;
 pub use glob::matches;
 pub use layer::{Activations, LayerScheme, Quantized, ScaleSource, WeightScales, ZeroPoint};
 pub use listing::{SchemeInfo, SchemeKind, listing};
@@ -61,6 +65,16 @@ impl Scheme {
         self.default == LayerScheme::Float && self.overrides.iter().all(|o| o.scheme == LayerScheme::Float)
     }
 
+    /// Why samples are needed, as the part of the scheme that asks for them; `None` if no layer can need any.
+    pub fn needs_samples(&self) -> Option<String> {
+        let all = std::iter::once(&self.default).chain(self.overrides.iter().map(|o| &o.scheme));
+        all.filter_map(LayerScheme::quantized).find_map(|q| {
+            let method = q.methods.iter().find(|m| listing::needs_samples(m.name));
+            let part = method.map(|m| m.name).or(q.is_static().then_some("static"));
+            part.map(|p| format!("`{p}` of {q}"))
+        })
+    }
+
     /// Short name for file names and summaries.
     pub fn name(&self) -> String {
         match self.recipe {
@@ -88,6 +102,10 @@ mod tests {
         assert_eq!(s.name(), "w8a8 (recipe)");
         assert!(!s.is_float());
         assert!(Scheme::parse("none").expect("known").is_float());
+        assert_eq!(s.needs_samples(), None);
+        let text = "scheme = \"w8a8\"\n[[layer]]\nmatch = \"a\"\nscheme = \"w8a8-static+mse\"\n";
+        let s = Scheme::from_recipe("r.toml", text).expect("well formed");
+        assert_eq!(s.needs_samples().as_deref(), Some("`mse` of w8a8-static+mse"));
     }
 
     #[test]
@@ -99,6 +117,15 @@ mod tests {
                 "missing field `scheme`",
             ),
             ("scheme = 3", "expected a string"),
+            ("scheme = \"w8a8+mse\"", "computed at run time"),
+            (
+                "scheme = \"w8a8\"\n[[layer]]\nmatch = \"x\"\nscheme = \"w8a8-static+ema:momentum=7\"\n",
+                "cannot be `7`",
+            ),
+            (
+                "scheme = \"w8a8\"\n[[layer]]\nmatch = \"x\"\nscheme = \"w8a8\"\nalpha = 1\n",
+                "unknown field `alpha`",
+            ),
             ("", "missing field `scheme`"),
         ] {
             let e = Scheme::from_recipe("r.toml", text).expect_err("invalid");

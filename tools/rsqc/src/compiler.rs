@@ -1,6 +1,8 @@
 //! The compiler as a library: import, passes, plan, machine code, artifact.
 
+use crate::data::inputs::Spec;
 use crate::error::Failure;
+use crate::executor::{CalibSamples, CompiledExecutor};
 use crate::template::TEMPLATE;
 use rsqc_artifact::manifest as pb;
 use rsqc_backend::{Backend, Code, Plan, build_plan};
@@ -8,11 +10,11 @@ use rsqc_ir::Module;
 use rsqc_onnx::error::escape_path;
 use rsqc_onnx::{DimSpec, ImportOptions};
 use rsqc_passes::manager::{ManagerOptions, PassManager, Report};
-use rsqc_passes::pass::Env;
+use rsqc_passes::pass::{Env, Samples};
 use rsqc_passes::scheme::Scheme;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,8 @@ pub struct CompileOptions {
     pub levels: Vec<String>,
     /// Verification, numeric checks, dumps.
     pub manager: ManagerOptions,
+    /// Calibration data: `.npz` files, folders of `.npz` and `.npy`.
+    pub calib: Vec<PathBuf>,
 }
 
 impl CompileOptions {
@@ -41,6 +45,7 @@ impl CompileOptions {
             dims: BTreeMap::new(),
             levels: vec![level.name().to_string()],
             manager: ManagerOptions::default(),
+            calib: Vec::new(),
         })
     }
 }
@@ -112,15 +117,43 @@ pub fn import(path: &Path, dims: &BTreeMap<String, DimSpec>) -> Result<Module, F
     Ok(rsqc_onnx::import(path, &ImportOptions { dims: dims.clone() })?)
 }
 
-/// Runs the scheme's pipeline: from imported to lowered.
+/// Runs the scheme's pipeline: from imported to lowered. Calibration data is opened if the scheme needs any.
 pub fn lower(
     m: &mut Module,
     file: &Path,
     o: &CompileOptions,
     backend: &dyn Backend,
 ) -> Result<Report, Failure> {
+    let samples = match (o.scheme.needs_samples(), o.calib.is_empty()) {
+        (None, _) => None,
+        (Some(why), true) => {
+            return Err(Failure::error(format!(
+                "{}: {why} needs calibration data\n  help: give --calib PATH: an .npz, or a folder of .npz or .npy, with \
+                 arrays named as the model's inputs",
+                escape_path(file)
+            )));
+        }
+        (Some(_), false) => Some(CalibSamples::open(&o.calib, Spec::inputs(&m.graph))?),
+    };
+    for what in samples.iter().flat_map(CalibSamples::ignored) {
+        eprintln!("note: calibration data: {what} is no input of the model and is ignored");
+    }
+    lower_with(m, file, o, backend, samples.as_ref().map(|s| s as &dyn Samples))
+}
+
+/// The same with the given samples.
+pub fn lower_with(
+    m: &mut Module,
+    file: &Path,
+    o: &CompileOptions,
+    backend: &dyn Backend,
+    samples: Option<&dyn Samples>,
+) -> Result<Report, Failure> {
+    let executor = CompiledExecutor { backend, threads: 0 };
     let env = Env {
         target: backend.target(),
+        executor: Some(&executor),
+        samples,
         ..Env::default()
     };
     let passes = rsqc_passes::pipeline::pipeline(&o.scheme);
@@ -206,10 +239,18 @@ fn manifest(plan: Plan, code: &Code, o: &CompileOptions, report: &Report) -> pb:
             reason: l.reason.clone(),
             weight_bytes_before: l.bytes_before,
             weight_bytes_after: l.bytes_after,
+            extra: l.extra.iter().map(pair).collect(),
             ..Default::default()
         })
         .collect();
     m
+}
+
+fn pair((key, value): &(String, String)) -> pb::KeyValue {
+    pb::KeyValue {
+        key: key.clone(),
+        value: value.clone(),
+    }
 }
 
 impl Compiled {

@@ -2,6 +2,7 @@
 //!
 //! - [`compiler`] goes from a model file to a compiled model in memory and writes artifacts,
 //! - [`open`](mod@open) gives a runnable [`program::Program`] for artifacts and models,
+//! - [`executor`] runs float graphs over calibration samples for the passes that ask for it,
 //! - [`evaluate`](mod@evaluate) and [`metrics`] measure accuracy, [`selftest`] makes and replays test vectors,
 //! - [`data`] reads inputs, calibration and evaluation data, [`output`] writes files atomically,
 //! - [`cli`] is the command line.
@@ -14,6 +15,7 @@ pub mod compiler;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod executor;
 pub mod inprocess;
 pub mod metrics;
 pub mod open;

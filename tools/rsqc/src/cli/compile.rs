@@ -7,6 +7,7 @@ use crate::{open, output, selftest};
 use rsqc_backend::{Backend, TextForm};
 use rsqc_onnx::error::escape_path;
 use rsqc_passes::manager::ManagerOptions;
+use rsqc_passes::pass::LayerReport;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,7 @@ enum Emit {
   rsqc compile model.onnx --scheme w8a8
   rsqc compile model.onnx --scheme none -o model.so --target cpu:avx512vnni
   rsqc compile model.onnx --dim sequence=128 --dim batch=1..64 -o model.so
+  rsqc compile model.onnx --scheme w8a8-static --calib calib.npz
   rsqc compile model.onnx --scheme w8a8 --emit asm -o model.s")]
 pub struct Args {
     /// The ONNX model.
@@ -40,10 +42,10 @@ pub struct Args {
     /// Quantization scheme, or a recipe file (.toml); `rsqc schemes` lists them.
     #[arg(long, default_value = "none")]
     scheme: String,
-    /// Calibration data: a text file with --tokenizer, an .npz, or a folder of .npz or .npy. Repeatable.
+    /// Calibration data for static scales: an .npz, or a folder of .npz or .npy. Repeatable.
     #[arg(long, value_name = "PATH")]
     calib: Vec<PathBuf>,
-    /// Tokenizer for calibration texts.
+    /// Tokenizer for calibration texts (not in this version).
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Output file; default: the model's name with .so (or the emitted kind's) ending, in the current folder.
@@ -95,9 +97,14 @@ pub fn run(a: &Args) -> Result<(), Failure> {
 
 fn options(a: &Args) -> Result<CompileOptions, Failure> {
     let scheme = open::parse_scheme(&a.scheme)?;
-    if !a.calib.is_empty() || a.tokenizer.is_some() {
+    if a.tokenizer.is_some() {
+        return Err(Failure::unsupported(
+            "--tokenizer is not supported by this version: give token arrays with --calib (.npz)",
+        ));
+    }
+    if !a.calib.is_empty() && scheme.needs_samples().is_none() {
         eprintln!(
-            "note: scheme {} needs no calibration data; --calib and --tokenizer are ignored",
+            "note: scheme {} needs no calibration data; --calib is ignored",
             scheme.name()
         );
     }
@@ -115,6 +122,7 @@ fn options(a: &Args) -> Result<CompileOptions, Failure> {
             check_numeric: a.check_numeric,
             ..ManagerOptions::default()
         },
+        calib: a.calib.clone(),
     })
 }
 
@@ -198,7 +206,7 @@ fn artifact(a: &Args, o: &CompileOptions, backend: &dyn Backend, out: &Path) -> 
 
 fn text(a: &Args, o: &CompileOptions, backend: &dyn Backend, out: &Path) -> Result<(), Failure> {
     let mut m = compiler::import(&a.model, &o.dims)?;
-    compiler::lower(&mut m, &a.model, o, backend)?;
+    open::print_notes(&compiler::lower(&mut m, &a.model, o, backend)?);
     if a.emit == Emit::Rsq {
         return output::write_text_form(&m, out, &a.model);
     }
@@ -261,6 +269,7 @@ fn summary(
             "steps": steps, "kernels": c.manifest.kernels.len(), "selftest": tested.to_string(),
             "seconds": total, "stages": stages,
         });
+        open::print_notes(&c.report);
         return print_line(&line.to_string());
     }
     eprintln!("{} -> {}", escape_path(&a.model), escape_path(out));
@@ -273,6 +282,9 @@ fn summary(
         c.manifest.scheme,
         c.report.layers.len()
     );
+    if let Some(line) = calibration_line(&c.report.layers) {
+        eprintln!("  static     {line}");
+    }
     for l in float.iter().take(20) {
         eprintln!("  float      {}: {}", l.node, l.reason);
     }
@@ -293,10 +305,27 @@ fn summary(
         .map(|(s, t)| format!("{} {:.2}", s.name(), t.as_secs_f64()))
         .collect();
     eprintln!("  time       {total:.2} s: {}", parts.join(", "));
-    for p in &c.report.passes {
-        for n in &p.notes {
-            eprintln!("  note       {}: {n}", p.name);
-        }
-    }
+    open::print_notes(&c.report);
     Ok(())
+}
+
+/// How many layers have static scales, from how many samples, and which one clips most.
+fn calibration_line(layers: &[LayerReport]) -> Option<String> {
+    let value =
+        |l: &'_ LayerReport, key: &str| l.extra.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+    let all: Vec<(&LayerReport, f64)> = layers
+        .iter()
+        .filter_map(|l| Some((l, value(l, "clipped")?.parse().ok()?)))
+        .collect();
+    let samples = value(all.first()?.0, "samples")?;
+    let most = all.iter().fold(all[0], |m, x| if x.1 > m.1 { *x } else { m });
+    let clipped = if most.1 > 0.0 {
+        format!("{} clips most: {:.3e} of its values", most.0.node, most.1)
+    } else {
+        "no value is clipped".into()
+    };
+    Some(format!(
+        "{} layers calibrated with {samples} samples; {clipped}",
+        all.len()
+    ))
 }

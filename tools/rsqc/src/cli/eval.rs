@@ -35,6 +35,9 @@ pub struct Args {
     /// Scheme for MODEL if it is an ONNX model.
     #[arg(long, default_value = "none")]
     scheme: String,
+    /// Calibration data for a scheme with static scales: an .npz, or a folder of .npz or .npy. Repeatable.
+    #[arg(long, value_name = "PATH")]
+    calib: Vec<PathBuf>,
     /// Threads; 0 = one a physical core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -51,6 +54,7 @@ pub fn run(a: &Args) -> Result<(), Failure> {
         scheme: a.scheme.clone(),
         backend: a.backend,
         threads: a.threads,
+        calib: a.calib.clone(),
     };
     let mut model = open::open(&a.model, &options)?;
     let against = match &a.against {
@@ -59,6 +63,7 @@ pub fn run(a: &Args) -> Result<(), Failure> {
             p,
             &OpenOptions {
                 scheme: "none".into(),
+                calib: Vec::new(),
                 ..options
             },
         )?),

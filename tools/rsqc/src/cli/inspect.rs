@@ -109,12 +109,7 @@ fn artifact(a: &Args) -> Result<Vec<Value>, Failure> {
             .iter()
             .map(|s| json!({ "kind": "symbol", "name": s.name, "lo": s.lo, "hi": s.hi })),
     );
-    for l in &m.layers {
-        rows.push(json!({
-            "kind": "layer", "node": l.name, "op": l.op, "scheme": l.scheme, "reason": l.reason,
-            "bytes_before": l.weight_bytes_before, "bytes_after": l.weight_bytes_after,
-        }));
-    }
+    rows.extend(m.layers.iter().map(layer_row));
     if a.plan {
         rows.extend(plan(m));
     }
@@ -122,6 +117,23 @@ fn artifact(a: &Args) -> Result<Vec<Value>, Failure> {
         rows.extend(weights(m));
     }
     Ok(rows)
+}
+
+/// A layer with what passes remarked about it: numbers as numbers.
+fn layer_row(l: &pb::Layer) -> Value {
+    let mut row = json!({
+        "kind": "layer", "node": l.name, "op": l.op, "scheme": l.scheme, "reason": l.reason,
+        "bytes_before": l.weight_bytes_before, "bytes_after": l.weight_bytes_after,
+    });
+    for e in &l.extra {
+        let number = e.value.parse::<f64>().ok().and_then(serde_json::Number::from_f64);
+        row[&e.key] = match (e.value.parse::<i64>(), number) {
+            (Ok(i), _) => i.into(),
+            (_, Some(n)) => n.into(),
+            _ => e.value.clone().into(),
+        };
+    }
+    row
 }
 
 fn plan(m: &Manifest) -> Vec<Value> {

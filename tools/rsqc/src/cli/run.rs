@@ -35,6 +35,9 @@ pub struct Args {
     /// Scheme for a model (an artifact has its own).
     #[arg(long, default_value = "none")]
     scheme: String,
+    /// Calibration data for a scheme with static scales: an .npz, or a folder of .npz or .npy. Repeatable.
+    #[arg(long, value_name = "PATH")]
+    calib: Vec<PathBuf>,
     /// Threads; 0 = one a physical core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -59,6 +62,7 @@ pub fn run(a: &Args) -> Result<(), Failure> {
         scheme: a.scheme.clone(),
         backend: a.backend,
         threads: a.threads,
+        calib: a.calib.clone(),
     };
     let mut program = open::open(model, &options)?;
     let arrays = inputs::load(input, program.inputs())?;
@@ -131,6 +135,7 @@ fn one_case(case: &Case) -> Result<(), Failure> {
         scheme: case.scheme.clone(),
         backend,
         threads: 1,
+        calib: Vec::new(),
     };
     let mut program = open::open(&case.model, &options)?;
     let arrays = case

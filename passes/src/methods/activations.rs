@@ -1,0 +1,116 @@
+//! Which codes a layer's activations get: the scheme's wish, and what is known about the value's producer.
+
+use crate::scheme::{Activations, Calibrator, Quantized, ScaleSource, WeightScales, ZeroPoint};
+use rsqc_ir::quant::{Granularity, QuantType};
+use rsqc_ir::{Module, Op, ValueId};
+
+/// Steps of the walk to a value's producer.
+const MAX_STEPS: usize = 16;
+
+/// Codes of an operand.
+pub(crate) struct Codes {
+    /// Their type.
+    pub qtype: QuantType,
+    /// Whether scales are computed at run time (or, of a weight, from its values).
+    pub dynamic: bool,
+    /// Who chooses static ranges.
+    calibrator: Option<Calibrator>,
+}
+
+impl Codes {
+    /// Symmetric codes of a constant.
+    pub fn weight(g: Granularity) -> Codes {
+        Codes {
+            qtype: QuantType::int8(g),
+            dynamic: true,
+            calibrator: None,
+        }
+    }
+
+    /// Equal for operands that can share a fake quantization.
+    pub fn key(&self) -> String {
+        let by = self.calibrator.map(|c| c.to_string()).unwrap_or_default();
+        format!("{} {} {by}", self.qtype, self.dynamic)
+    }
+}
+
+/// Codes of the activation `x`; `token` says which elements share a scale where every token (or sample) has its own.
+/// `None`: it stays float.
+pub(crate) fn activation_codes(m: &Module, q: &Quantized, x: ValueId, token: Granularity) -> Option<Codes> {
+    let Activations::Int8 { source, zero } = q.activations else {
+        return None;
+    };
+    let granularity = match source {
+        ScaleSource::DynamicToken => token,
+        ScaleSource::DynamicTensor | ScaleSource::Static => Granularity::Tensor,
+    };
+    let fixed = source == ScaleSource::Static;
+    let calibrator = q.calibrator();
+    // Rows of a linear layer are tokens; anything else here is an image or a signal.
+    let linear = token == Granularity::Token;
+    let zero = fixed
+        && match zero {
+            ZeroPoint::Symmetric => false,
+            ZeroPoint::Asymmetric => true,
+            // Isotone chooses a scale without a zero point.
+            ZeroPoint::Auto => calibrator != Calibrator::Isotone && (!linear || is_one_sided(m, x)),
+        };
+    Some(Codes {
+        qtype: QuantType {
+            zero,
+            ..QuantType::int8(granularity)
+        },
+        dynamic: !fixed,
+        calibrator: fixed.then_some(calibrator),
+    })
+}
+
+/// Whether `v` has no negative element, or none worth half of the codes, by what computes it: Relu, Sigmoid, Softmax, Gelu
+/// (never below -0.17), Silu (never below -0.28), a maximum with a constant that has none; seen through pools and movement.
+pub(crate) fn is_one_sided(m: &Module, v: ValueId) -> bool {
+    let mut at = v;
+    for _ in 0..MAX_STEPS {
+        let Some((id, _)) = m.graph.def_node(at) else {
+            return false;
+        };
+        let n = m.graph.node(id);
+        match &n.op {
+            Op::Relu(_) | Op::Sigmoid(_) | Op::Softmax(_) | Op::Gelu(_) | Op::Silu(_) => return true,
+            Op::Max(_) => {
+                return n
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .any(|i| m.const_f32(*i).is_some_and(|c| c.iter().all(|x| *x >= 0.0)));
+            }
+            // Every reduction and mean of such elements is such an element.
+            Op::Pool(_) | Op::Reduce(_) => {}
+            Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_) => {}
+            _ => return false,
+        }
+        match n.input(0) {
+            Some(i) => at = i,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// How a layer's weights and activations are quantized, in words.
+pub(crate) fn describe(q: &Quantized, x: Option<&Codes>) -> String {
+    let weights = match q.weight_scales {
+        WeightScales::Channel => "weights symmetric per output channel",
+        WeightScales::Tensor => "weights symmetric per tensor",
+    };
+    let Some(x) = x else {
+        return format!("{weights}, activations float");
+    };
+    let how = match (x.dynamic, x.qtype.granularity) {
+        (true, Granularity::Tensor) => "dynamic per tensor",
+        (true, Granularity::Token) => "dynamic per token",
+        (true, _) => "dynamic per sample",
+        (false, _) if x.qtype.zero => "static per tensor with a zero point",
+        (false, _) => "static per tensor",
+    };
+    format!("{weights}, activations {how}")
+}
