@@ -45,6 +45,10 @@ passes! {
     "recognize-attention", "attention blocks with masks and grouped heads", |_| Ok(Box::new(rewrite::RecognizeAttention));
     "recognize-causal-masks", "causal mask tensors become a predicate", |_| Ok(Box::new(rewrite::RecognizeCausalMasks));
     // methods
+    "smooth-quant", "outliers of activations move into weights (scheme)", |o| {
+        let name: String = o.take("scheme", "w8a8+smoothquant".into())?;
+        Ok(Box::new(methods::SmoothQuant { scheme: Scheme::parse(&name)? }))
+    };
     "insert-fake-quant", "marks what the scheme quantizes (scheme)", |o| {
         let name: String = o.take("scheme", "w8a8".into())?;
         Ok(Box::new(methods::InsertFakeQuant { scheme: Scheme::parse(&name)? }))

@@ -17,7 +17,7 @@ pub use simplify_bodies::SimplifyBodies;
 
 use crate::calibrate::Calibrate;
 use crate::fuse::{ComposeMovement, FormRegions, MergeLinears, MergeRegions};
-use crate::methods::InsertFakeQuant;
+use crate::methods::{InsertFakeQuant, SmoothQuant};
 use crate::pass::{Pass, PassCx};
 use crate::scheme::Scheme;
 use rsqc_ir::region::Region;
@@ -41,6 +41,9 @@ fn edit_region(cx: &mut PassCx<'_>, id: NodeId, f: impl FnOnce(&mut Region)) {
 /// From a canonical module to one of regions alone: quantization by `scheme`, regions, fusion, layouts.
 pub fn passes(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
     vec![
+        Box::new(SmoothQuant {
+            scheme: scheme.clone(),
+        }),
         Box::new(MergeLinears {
             scheme: scheme.clone(),
         }),

@@ -2,8 +2,10 @@
 
 mod activations;
 mod insert_fake_quant;
+mod smoothquant;
 
 pub use insert_fake_quant::InsertFakeQuant;
+pub use smoothquant::SmoothQuant;
 
 use rsqc_ir::{Module, Op, ScalarType, ValueId};
 
@@ -58,6 +60,20 @@ pub(crate) fn const_matrix(m: &Module, v: ValueId) -> Option<Matrix> {
         name: c.name.to_string(),
         data: turned,
     })
+}
+
+/// Extents `[k, n]` of the constant matrix behind `v`; see [`const_matrix`].
+pub(crate) fn matrix_shape(m: &Module, v: ValueId) -> Option<(usize, usize)> {
+    let source = match m.graph.def_node(v).map(|(n, _)| m.graph.node(n)) {
+        Some(n) => match &n.op {
+            Op::Transpose(t) if t.perm == [1, 0] => n.input(0)?,
+            _ => return None,
+        },
+        None => v,
+    };
+    m.const_of(source)?;
+    let [k, n] = <[usize; 2]>::try_from(m.graph.ty(v).static_shape()?).ok()?;
+    Some((k, n))
 }
 
 /// Whether `v` has the plain type f32.

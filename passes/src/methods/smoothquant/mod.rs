@@ -1,0 +1,135 @@
+//! `smooth-quant`: moves outliers of activations into weights (SmoothQuant: Xiao et al., arXiv 2211.10438, section 4).
+//!
+//! Before -> after, for each site (`analysis/sites.rs`) of layers whose scheme has `+smoothquant`: `x W` -> `(x / s)(s W)`
+//! with one factor for each channel k of x:
+//! ```text
+//! s_k = max |x_k|^alpha / max(max |W_k|, 1e-5)^(1 - alpha), at least 1e-5; 1 for a channel that is always 0
+//! ```
+//! The maximum of x runs over all calibration samples, that of W over the layers of the site (equation 4). 1/s lives in the
+//! constants in front of x, or in a product that becomes the pre-scale of the quantization. `alpha=auto` searches a grid
+//! for each site (`auto_alpha.rs`). Sound because the float function stays what it is: new constants are computed in f64
+//! and rounded once, each product by s and 1/s cancels up to that rounding.
+
+mod apply;
+mod auto_alpha;
+mod options;
+mod scales;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use options::{Alpha, Grid};
+
+use crate::analysis::sites::{Role, Site, layer, sites};
+use crate::pass::{Effect, Pass, PassCx, Phases};
+use crate::scheme::{Activations, LayerScheme, Scheme};
+use rsqc_ir::diag::Diag;
+use rsqc_ir::{Module, NodeId, Op, Phase};
+use stats::Data;
+
+/// See the file documentation.
+pub struct SmoothQuant {
+    /// What each layer becomes.
+    pub scheme: Scheme,
+}
+
+/// What was chosen for a site.
+pub(crate) struct Choice {
+    /// Migration strength.
+    pub alpha: f64,
+    /// Factor of each channel.
+    pub s: Vec<f64>,
+    /// Loss of each alpha of the grid, if one was searched.
+    pub losses: Vec<(f64, f64)>,
+}
+
+impl Pass for SmoothQuant {
+    fn name(&self) -> &'static str {
+        "smooth-quant"
+    }
+    fn effect(&self) -> Effect {
+        Effect::Rounding(1e-4)
+    }
+    fn phases(&self) -> Phases {
+        Phases::within(Phase::Canonical, Phase::Canonical)
+    }
+    fn run(&self, cx: &mut PassCx<'_>) -> Result<(), Diag> {
+        let m = cx.module().clone();
+        let sites = sites(&m, &|id| self.role(&m, id))?;
+        let mut alphas = Vec::new();
+        for s in &sites {
+            alphas.push(self.alpha(&m, s)?);
+        }
+        if sites.is_empty() {
+            return Ok(());
+        }
+        let data = Data::new(&m, cx.env(), &sites)?;
+        let stats = data.channel_ranges()?;
+        let wmax: Vec<Vec<f32>> = sites.iter().map(|s| scales::weight_maxima(&m, s)).collect();
+        let searched = auto_alpha::search(&data, &self.scheme, &stats, &wmax, &alphas)?;
+        let mut choices = Vec::new();
+        for (i, site) in sites.iter().enumerate() {
+            let (alpha, losses) = match (&alphas[i], &searched[i]) {
+                (_, Some(losses)) => (auto_alpha::best(losses), losses.clone()),
+                (Alpha::Fixed(a), None) => (*a, Vec::new()),
+                (Alpha::Auto(g), None) => {
+                    cx.note(format!(
+                        "{}: no search over alpha for convolutions, alpha is {}",
+                        name(&m, site),
+                        g.middle()
+                    ));
+                    (g.middle(), Vec::new())
+                }
+            };
+            let s = scales::factors(&stats[i].magnitudes(), &wmax[i], &site.groups, alpha);
+            choices.push(Choice { alpha, s, losses });
+        }
+        apply::apply(cx, &m, &sites, &choices)
+    }
+}
+
+impl SmoothQuant {
+    fn role(&self, m: &Module, id: NodeId) -> Role {
+        let n = m.graph.node(id);
+        if !matches!(n.op, Op::MatMul(_)) || layer(m, id).is_none() {
+            return Role::Other;
+        }
+        match self.scheme.of_layer(&n.loc).0 {
+            LayerScheme::Float => Role::Float,
+            LayerScheme::Quantized(q) if q.activations == Activations::Float => Role::Other,
+            LayerScheme::Quantized(q) if q.method(options::NAME).is_none() => Role::Other,
+            // Layers that cannot be quantized stay float.
+            LayerScheme::Quantized(_) if !scales::finite(m, id) => Role::Float,
+            LayerScheme::Quantized(_) => Role::Smoothed,
+        }
+    }
+
+    /// The alpha of a site: its layers must agree.
+    fn alpha(&self, m: &Module, site: &Site) -> Result<Alpha, Diag> {
+        let mut found: Option<(Alpha, &str)> = None;
+        for id in &site.layers {
+            let loc: &str = &m.graph.node(*id).loc;
+            let scheme = self.scheme.of_layer(loc).0;
+            let Some(method) = scheme.quantized().and_then(|q| q.method(options::NAME)) else {
+                continue;
+            };
+            let a = Alpha::of(method, loc)?;
+            match &found {
+                Some((b, other)) if *b != a => {
+                    return Err(options::disagree(other, b, loc, &a));
+                }
+                Some(_) => {}
+                None => found = Some((a, loc)),
+            }
+        }
+        found
+            .map(|(a, _)| a)
+            .ok_or_else(|| Diag::internal(name(m, site), "a site without a smoothed layer"))
+    }
+}
+
+/// What a site is called in messages: its layers.
+pub(crate) fn name(m: &Module, site: &Site) -> String {
+    let names: Vec<&str> = site.layers.iter().map(|id| &*m.graph.node(*id).loc).collect();
+    names.join(" + ")
+}
