@@ -64,9 +64,14 @@ impl Report {
         let layers = &mut self.layers;
         self.pending.retain(|(node, key, value)| {
             let mut found = false;
-            for l in layers.iter_mut().filter(|l| l.node == *node) {
-                l.extra.push((key.clone(), value.clone()));
+            // A merged layer bears the names of its members; what they share is said once.
+            let about = |l: &&mut LayerReport| l.node == *node || l.node.split(" + ").any(|n| n == node);
+            for l in layers.iter_mut().filter(about) {
                 found = true;
+                let remark = (key.clone(), value.clone());
+                if !l.extra.contains(&remark) {
+                    l.extra.push(remark);
+                }
             }
             !found
         });

@@ -191,7 +191,9 @@ fn site(m: &Module, x: ValueId, layers: Vec<NodeId>, role: &dyn Fn(NodeId) -> Ro
             (Home::Folded(carriers), g, followers)
         }
         None => {
-            let linear = layers.iter().all(|id| matches!(m.graph.node(*id).op, Op::MatMul(_)));
+            let linear = layers
+                .iter()
+                .all(|id| matches!(m.graph.node(*id).op, Op::MatMul(_)));
             let home = if linear { Home::PreScale } else { Home::Product };
             (home, (0..channels as u32).collect(), Vec::new())
         }

@@ -341,7 +341,7 @@ mod tests {
     fn known_but_unsupported_names() {
         for t in [
             "w4a16-g32+awq+gptq:actorder=1",
-            "w8a8-static+smoothquant:alpha=0.7",
+            "w8a8-static+fptq",
             "w8a8kv8-tensor",
             "fp8",
             "nf4a16",

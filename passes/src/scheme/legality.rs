@@ -64,7 +64,8 @@ fn activations(s: &Spec) -> Result<(), Diag> {
         let word = ["static", "tensor", "token", "sym", "asym"]
             .into_iter()
             .find(|w| s.has(w));
-        if let Some(w) = word.or(calibrators.first().copied()) {
+        let smooth = s.methods.iter().map(|m| m.name).find(|n| *n == "smoothquant");
+        if let Some(w) = word.or(calibrators.first().copied()).or(smooth) {
             return no(
                 format!("`{w}` is about activation codes, but 16-bit activations stay float"),
                 "use a base with 8-bit activations, such as w8a8",

@@ -229,13 +229,13 @@ pub(super) const METHODS: &[SchemeInfo] = &[
         "none",
         "",
     ),
-    row(
+    supported(row(
         Method,
         "smoothquant",
-        "moves activation outliers into weights by a vector per channel",
+        "moves activation outliers into weights by a vector per channel (alpha; with alpha=auto: min, max, step)",
         "samples",
         "arXiv 2211.10438",
-    ),
+    )),
     row(
         Method,
         "fptq",
@@ -355,48 +355,48 @@ const ALIASES: &[SchemeInfo] = &[
     supported(row(Alias, "float", "none", "none", "")),
     supported(row(Alias, "fp32", "none", "none", "")),
     supported(row(Alias, "int8", "w8a8", "none", "")),
-    row(
+    supported(row(
         Alias,
         "smoothquant-o1",
         "w8a8-wtensor+smoothquant",
         "samples",
         "arXiv 2211.10438",
-    ),
-    row(
+    )),
+    supported(row(
         Alias,
         "smoothquant-o2",
         "w8a8-tensor-wtensor+smoothquant",
         "samples",
         "arXiv 2211.10438",
-    ),
-    row(
+    )),
+    supported(row(
         Alias,
         "smoothquant-o3",
         "w8a8-static-wtensor+smoothquant",
         "samples",
         "arXiv 2211.10438",
-    ),
-    row(
+    )),
+    supported(row(
         Alias,
         "smoothquant-o1c",
         "w8a8+smoothquant",
         "samples",
         "arXiv 2211.10438",
-    ),
-    row(
+    )),
+    supported(row(
         Alias,
         "smoothquant-o2c",
         "w8a8-tensor+smoothquant",
         "samples",
         "arXiv 2211.10438",
-    ),
-    row(
+    )),
+    supported(row(
         Alias,
         "smoothquant-o3c",
         "w8a8-static+smoothquant",
         "samples",
         "arXiv 2211.10438",
-    ),
+    )),
 ];
 
 /// Whether this version can do the base, option or method of this name.

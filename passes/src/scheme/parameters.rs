@@ -31,6 +31,9 @@ const PARAMETERS: &[Parameter] = &[
         range: (0.0, 1.0),
         words: &["auto"],
     },
+    number("smoothquant", "min", 0.0, 1.0),
+    number("smoothquant", "max", 0.0, 1.0),
+    number("smoothquant", "step", 0.0, 1.0),
 ];
 
 impl MethodUse {

@@ -55,6 +55,12 @@ impl Places {
     /// Places in the operand of a reshape. Axes are matched from the back in groups of equal, constant extent; a group
     /// must be covered completely or not at all.
     pub fn reshape(&self, out: &[Dim], input: &[Dim]) -> Option<Places> {
+        // An axis of extent 1 tells nothing apart.
+        let telling = self.project(|a| !out[a].is(1))?;
+        telling.reshape_telling(out, input)
+    }
+
+    fn reshape_telling(&self, out: &[Dim], input: &[Dim]) -> Option<Places> {
         let groups = groups(out, input);
         let mut along = BTreeMap::new();
         let mut found = 0;
@@ -108,7 +114,9 @@ impl Places {
     /// The channels that lie in `range` along `axis`, counted from its start.
     pub fn within(&self, axis: usize, range: &Range<u32>) -> Option<Places> {
         let column = self.along.get(&axis)?;
-        let keep: Vec<usize> = (0..column.len()).filter(|i| range.contains(&column[*i])).collect();
+        let keep: Vec<usize> = (0..column.len())
+            .filter(|i| range.contains(&column[*i]))
+            .collect();
         let pick = |v: &Vec<u32>| keep.iter().map(|i| v[*i]).collect::<Vec<u32>>();
         let mut along: BTreeMap<usize, Vec<u32>> = self.along.iter().map(|(a, c)| (*a, pick(c))).collect();
         for c in along.get_mut(&axis)? {

@@ -3,7 +3,7 @@
 use super::{Carrier, Home, Role, Site, sites};
 use crate::testing::Net;
 use rsqc_ir::ops::conv::{Conv, Pool, PoolKind};
-use rsqc_ir::ops::elementwise::{Add, Gelu, Mul, Relu, Silu};
+use rsqc_ir::ops::elementwise::{Add, Gelu, GeluKind, Mul, Relu, Silu};
 use rsqc_ir::ops::linalg::MatMul;
 use rsqc_ir::ops::nn::{Attention, EmptyRow};
 use rsqc_ir::ops::norm::{LayerNorm, RmsNorm};
@@ -112,7 +112,7 @@ fn activation_functions_commute_or_do_not() {
         let h = if relu {
             n.op(Relu {}, &[h])
         } else {
-            n.op(Gelu { tanh: false }, &[h])
+            n.op(Gelu { kind: GeluKind::Erf }, &[h])
         };
         let y = matmul(&mut n, h, 6, 4);
         n.finish(&[y])
@@ -134,13 +134,18 @@ fn attention(kv: usize, merged: bool) -> Module {
             },
             &[v],
         );
-        n.op(Transpose { perm: vec![0, 2, 1, 3] }, &[v])
+        n.op(
+            Transpose {
+                perm: vec![0, 2, 1, 3],
+            },
+            &[v],
+        )
     };
     let parts = if merged {
         let all = matmul(&mut n, x, 8, 48);
         let slice = |n: &mut Net, at: i64| {
             let op = Slice {
-                starts: vec![0.into(), 0.into(), at.into()],
+                starts: [0, 0, at].map(rsqc_ir::Dim::from).to_vec(),
                 sizes: sym(&["b", "s", "16"]),
                 steps: vec![1; 3],
             };
@@ -166,7 +171,12 @@ fn attention(kv: usize, merged: bool) -> Module {
         empty_row: EmptyRow::Nan,
     };
     let a = n.op(op, &[q, k, v]);
-    let a = n.op(Transpose { perm: vec![0, 2, 1, 3] }, &[a]);
+    let a = n.op(
+        Transpose {
+            perm: vec![0, 2, 1, 3],
+        },
+        &[a],
+    );
     let a = n.op(
         Reshape {
             shape: sym(&["b", "s", "16"]),
@@ -257,11 +267,7 @@ fn convolutions_concatenations_and_pools() {
     let all = find(&m, &[], &[]);
     assert_eq!(
         text(&m, &all),
-        [
-            "n0,n2||mul",
-            "n5||n0.1[0] n0.2[0] n2.1[0]",
-            "n7||n5.1[0] n5.2[0]"
-        ]
+        ["n0,n2||mul", "n5||n0.1[0] n0.2[0] n2.1[0]", "n7||n5.1[0] n5.2[0]"]
     );
     // A filter's places behind a reshape share a factor.
     let want: Vec<u32> = (0..6).flat_map(|c| [c * 4; 4]).collect();

@@ -61,13 +61,21 @@ fn value(m: &Module, v: ValueId, at: &Places, depth: usize) -> Option<Vec<Carrie
         Op::Div(_) => same_type(m, n, 0, v).and_then(|()| back(0, Some(at.clone()))),
         Op::Relu(_) | Op::LeakyRelu(_) | Op::Neg(_) | Op::Abs(_) => back(0, Some(at.clone())),
         Op::Pool(_) => back(0, at.project(|a| a == 1)),
-        Op::Reduce(r) if matches!(r.kind, Reduction::Sum | Reduction::Mean | Reduction::Max | Reduction::Min) => {
+        Op::Reduce(r)
+            if matches!(
+                r.kind,
+                Reduction::Sum | Reduction::Mean | Reduction::Max | Reduction::Min
+            ) =>
+        {
             let ty = m.graph.ty(n.input(0)?);
             let reduced = |a: usize| r.axes.contains(&(a as i64));
             let kept: Vec<usize> = (0..ty.rank()).filter(|a| r.keep || !reduced(*a)).collect();
             back(0, at.rename(|a| kept.get(a).copied().filter(|a| !reduced(*a))))
         }
-        Op::Transpose(t) => back(0, at.rename(|a| t.perm.get(a).and_then(|p| usize::try_from(*p).ok()))),
+        Op::Transpose(t) => back(
+            0,
+            at.rename(|a| t.perm.get(a).and_then(|p| usize::try_from(*p).ok())),
+        ),
         Op::Reshape(r) => back(0, at.reshape(&r.shape, &m.graph.ty(n.input(0)?).shape)),
         Op::Expand(_) => {
             let ty = m.graph.ty(n.input(0)?);
@@ -161,7 +169,8 @@ fn broadcast_constant(
     let full = &m.graph.ty(n.output()).shape;
     let own = m.const_of(c)?.ty.rank();
     let kept = at.project(|a| {
-        extent_along(m, c, rank, a).is_some_and(|e| full[a].as_const().and_then(|d| usize::try_from(d).ok()) == Some(e))
+        extent_along(m, c, rank, a)
+            .is_some_and(|e| full[a].as_const().and_then(|d| usize::try_from(d).ok()) == Some(e))
     })?;
     let inside = kept.rename(|a| (a + own).checked_sub(rank))?;
     Some((Carrier::new(id, slot, &inside), kept))
@@ -188,8 +197,9 @@ fn only_reader(m: &Module, v: ValueId, node: NodeId, at: &Places) -> bool {
         let Some(ours) = touched(node, *axis) else {
             return false;
         };
-        m.graph.users(v).filter(|(id, _)| *id != node).all(|(id, _)| {
-            touched(id, *axis).is_some_and(|other| other.1 < ours.0 || ours.1 < other.0)
-        })
+        m.graph
+            .users(v)
+            .filter(|(id, _)| *id != node)
+            .all(|(id, _)| touched(id, *axis).is_some_and(|other| other.1 < ours.0 || ours.1 < other.0))
     })
 }

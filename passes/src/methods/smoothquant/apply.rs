@@ -52,7 +52,13 @@ pub(super) fn apply(cx: &mut PassCx<'_>, m: &Module, sites: &[Site], choices: &[
 }
 
 /// Multiplies the operands of a site in `trial`, which starts from what `done` made of them. `false`: they do not fit.
-fn write(m: &Module, site: &Site, inverse: &[f32], done: &Operands, trial: &mut Operands) -> Result<bool, Diag> {
+fn write(
+    m: &Module,
+    site: &Site,
+    inverse: &[f32],
+    done: &Operands,
+    trial: &mut Operands,
+) -> Result<bool, Diag> {
     let bug = |what: &str| Diag::internal(name(m, site), what.to_string());
     for id in site.layers.iter().chain(&site.followers) {
         let (_, channel) = scales::weights(m, *id).ok_or_else(|| bug("a layer has no weights"))?;
@@ -63,7 +69,8 @@ fn write(m: &Module, site: &Site, inverse: &[f32], done: &Operands, trial: &mut 
     }
     if let Home::Folded(carriers) = &site.home {
         for c in carriers {
-            let o = operand(m, (c.node, c.slot), done, trial).ok_or_else(|| bug("a carrier is no constant"))?;
+            let o =
+                operand(m, (c.node, c.slot), done, trial).ok_or_else(|| bug("a carrier is no constant"))?;
             scale_carrier(o, c, inverse);
         }
     }
@@ -136,10 +143,9 @@ fn original(m: &Module, (id, slot): (NodeId, usize)) -> Option<Operand> {
 
 /// What `inspect` shows of each layer of a site.
 fn remark(cx: &mut PassCx<'_>, m: &Module, site: &Site, c: &Choice) {
-    let (lo, hi) = c
-        .s
-        .iter()
-        .fold((f64::INFINITY, 0f64), |(lo, hi), s| (lo.min(*s), hi.max(*s)));
+    let (lo, hi) =
+        c.s.iter()
+            .fold((f64::INFINITY, 0f64), |(lo, hi), s| (lo.min(*s), hi.max(*s)));
     let home = site.home_name(m);
     let site_name = name(m, site);
     for id in &site.layers {

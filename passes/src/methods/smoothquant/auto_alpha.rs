@@ -82,7 +82,12 @@ pub(super) fn search(
         let Some(s) = prepare(data, scheme, i, &stats[i], &wmax[i], &grid.points()) else {
             continue;
         };
-        let own: usize = s.trials.iter().flat_map(|t| &t.layers).map(|l| l.codes.len()).sum();
+        let own: usize = s
+            .trials
+            .iter()
+            .flat_map(|t| &t.layers)
+            .map(|l| l.codes.len())
+            .sum();
         if bytes + own > MAX_BYTES && !batch.is_empty() {
             run(data, std::mem::take(&mut batch), &mut found)?;
             bytes = 0;

@@ -18,7 +18,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use options::{Alpha, Grid};
+use options::Alpha;
 
 use crate::analysis::sites::{Role, Site, layer, sites};
 use crate::pass::{Effect, Pass, PassCx, Phases};

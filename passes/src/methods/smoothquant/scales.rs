@@ -100,10 +100,7 @@ mod tests {
     fn factors_by_hand() {
         let (x, w) = ([100.0, 1.0, 0.25, 0.0], [0.2, 0.5, 0.04, 0.3]);
         let own = [0, 1, 2, 3];
-        close(
-            &factors(&x, &w, &own, 0.5),
-            &[22.360_68, 1.414_213_6, 2.5, 1.0],
-        );
+        close(&factors(&x, &w, &own, 0.5), &[22.360_68, 1.414_213_6, 2.5, 1.0]);
         close(
             &factors(&x, &w, &own, 0.85),
             &[63.803_647, 1.109_569_5, 0.498_816, 1.0],
@@ -112,11 +109,19 @@ mod tests {
         close(&factors(&x[..3], &w[..3], &own[..3], 1.0), &[100.0, 1.0, 0.25]);
         close(&factors(&x[..3], &w[..3], &own[..3], 0.0), &[5.0, 2.0, 25.0]);
         // Floors: of the weight before the power, of the factor after it.
-        close(&factors(&[1.0, 1e-30], &[0.0, 1.0], &[0, 1], 0.5), &[(1e5f64).sqrt(), 1e-5]);
+        close(
+            &factors(&[1.0, 1e-30], &[0.0, 1.0], &[0, 1], 0.5),
+            &[(1e5f64).sqrt(), 1e-5],
+        );
         // Groups take the largest of both; a channel that is dead alone follows its group.
         close(
             &factors(&x, &w, &[0, 1, 1, 0], 0.5),
-            &[(100.0f64 / 0.3).sqrt(), 2f64.sqrt(), 2f64.sqrt(), (100.0f64 / 0.3).sqrt()],
+            &[
+                (100.0f64 / 0.3).sqrt(),
+                2f64.sqrt(),
+                2f64.sqrt(),
+                (100.0f64 / 0.3).sqrt(),
+            ],
         );
     }
 }

@@ -9,7 +9,7 @@ use crate::scheme::Scheme;
 use crate::testing::{Net, Rng, assert_same, difference, inputs, region_count, sym};
 use rsqc_ir::diag::{Blame, Diag};
 use rsqc_ir::eval::{self, ReferenceExecutor, Tensor};
-use rsqc_ir::ops::elementwise::{Add, Gelu, Mul, Silu};
+use rsqc_ir::ops::elementwise::{Add, Gelu, GeluKind, Mul, Silu};
 use rsqc_ir::ops::linalg::MatMul;
 use rsqc_ir::ops::nn::{Attention, EmptyRow};
 use rsqc_ir::ops::norm::{LayerNorm, RmsNorm};
@@ -65,7 +65,11 @@ fn count(m: &Module, name: &str) -> usize {
     m.graph.node_ids().filter(named).count()
 }
 
-const SHAPES: &[&[(&str, i64)]] = &[&[("b", 2), ("s", 5)], &[("b", 1), ("s", 1)], &[("b", 0), ("s", 3)]];
+const SHAPES: &[&[(&str, i64)]] = &[
+    &[("b", 2), ("s", 5)],
+    &[("b", 1), ("s", 1)],
+    &[("b", 0), ("s", 3)],
+];
 
 /// A decoder block, width 16, four heads of 4 over `kv` heads of v; `c` scales channel 5 of the norms' gains up and the
 /// rows behind down: the same function.
@@ -90,7 +94,12 @@ fn decoder(kv: usize, c: f32) -> Module {
     let heads = |n: &mut Net, v: ValueId, h: usize| {
         let shape = sym(&["b", "s", &h.to_string(), "4"]);
         let v = n.op(Reshape { shape }, &[v]);
-        n.op(Transpose { perm: vec![0, 2, 1, 3] }, &[v])
+        n.op(
+            Transpose {
+                perm: vec![0, 2, 1, 3],
+            },
+            &[v],
+        )
     };
     let g = gain(&mut n);
     let y = n.op(RmsNorm { eps: 1e-5 }, &[x, g]);
@@ -104,7 +113,12 @@ fn decoder(kv: usize, c: f32) -> Module {
         empty_row: EmptyRow::Nan,
     };
     let a = n.op(op, &[q, k, v]);
-    let a = n.op(Transpose { perm: vec![0, 2, 1, 3] }, &[a]);
+    let a = n.op(
+        Transpose {
+            perm: vec![0, 2, 1, 3],
+        },
+        &[a],
+    );
     let shape = sym(&["b", "s", "16"]);
     let a = n.op(Reshape { shape }, &[a]);
     let o = product(&mut n, a, 16, 16, false);
@@ -134,7 +148,7 @@ fn encoder() -> Module {
     let y = n.op(LayerNorm { eps: 1e-5 }, &[x, g, c]);
     let h = n.op(MatMul {}, &[y, w1]);
     let h = n.op(Add {}, &[h, b1]);
-    let h = n.op(Gelu { tanh: false }, &[h]);
+    let h = n.op(Gelu { kind: GeluKind::Erf }, &[h]);
     let h = n.op(MatMul {}, &[h, w2]);
     let z = n.op(Add {}, &[h, y]);
     n.finish(&[z])
@@ -238,7 +252,9 @@ fn signal_to_noise(sc: &str) -> f64 {
     let w = n.constant(&Tensor::new(vec![K, K], w));
     let y = n.op(MatMul {}, &[x, w]);
     let m = n.finish(&[y]);
-    let until_integer = passes(&scheme(sc)).into_iter().take_while(|p| p.name() != "form-regions");
+    let until_integer = passes(&scheme(sc))
+        .into_iter()
+        .take_while(|p| p.name() != "form-regions");
     let list: Vec<Box<dyn Pass>> = until_integer.collect();
     let (q, _) = run(&m, Some(&Stored(vec![rows(1), rows(2)])), &list).unwrap_or_else(|d| panic!("{d}"));
     let ins = rows(3);
@@ -265,7 +281,10 @@ fn outliers_without_small_weights_need_the_right_alpha() {
         .iter()
         .map(|t| signal_to_noise(&format!("{t}+smoothquant")))
         .collect();
-    assert!(levels[0] >= levels[1] - 0.05 && levels[1] >= levels[2] - 0.05, "{levels:?}");
+    assert!(
+        levels[0] >= levels[1] - 0.05 && levels[1] >= levels[2] - 0.05,
+        "{levels:?}"
+    );
 }
 
 /// The loss of one alpha of the first site of `encoder`, written down as its definition says.
@@ -293,7 +312,11 @@ fn plain_loss(m: &Module, alpha: f64, token: bool) -> f64 {
     let s = scales::factors(&top, &wmax, &site.groups, alpha);
     let (w, _) = scales::weights(m, site.layers[0]).expect("weights");
     let n = w.len() / k;
-    let sw: Vec<f64> = w.iter().enumerate().map(|(i, w)| f64::from(*w) * s[i / n]).collect();
+    let sw: Vec<f64> = w
+        .iter()
+        .enumerate()
+        .map(|(i, w)| f64::from(*w) * s[i / n])
+        .collect();
     let ws: Vec<f64> = (0..n)
         .map(|j| (0..k).fold(0f64, |a, i| a.max(sw[i * n + j].abs())) / 127.0)
         .collect();
@@ -351,11 +374,17 @@ fn auto_alpha_sums_over_all_samples_and_takes_the_least() {
             assert_eq!(losses.len(), 11);
             let alpha: f64 = get("smooth_alpha").parse().expect("a number");
             let own = losses.iter().find(|(a, _)| *a == alpha).expect("of the grid").1;
-            assert!(losses.iter().all(|(_, l)| own <= *l), "{text} {alpha}: {losses:?}");
+            assert!(
+                losses.iter().all(|(_, l)| own <= *l),
+                "{text} {alpha}: {losses:?}"
+            );
             if seen == 0 {
                 for (a, l) in losses.iter().step_by(3) {
                     let want = plain_loss(&m, *a, token);
-                    assert!((l - want).abs() < 2e-2 * want, "{text}, alpha {a}: {l} instead of {want}");
+                    assert!(
+                        (l - want).abs() < 2e-2 * want,
+                        "{text}, alpha {a}: {l} instead of {want}"
+                    );
                 }
             }
             seen += 1;
@@ -371,11 +400,17 @@ fn activations_are_fake_quantized_as_the_evaluator_does() {
     use rsqc_ir::quant::{Granularity, QuantType};
     let x: Vec<f32> = Rng::new(3).floats(6 * 5).iter().map(|v| v * 9.0).collect();
     let pre = [0.5f32, 2.0, 1.0, 0.1, 3.0];
-    let (t, p) = (Tensor::new(vec![6, 5], x.clone()), Tensor::new(vec![5], pre.to_vec()));
+    let (t, p) = (
+        Tensor::new(vec![6, 5], x.clone()),
+        Tensor::new(vec![5], pre.to_vec()),
+    );
     let cx = eval::EvalCx {
         symbols: &Default::default(),
     };
-    let (s, z) = (Tensor::new(vec![], vec![0.03f32]), Tensor::new(vec![], vec![-20i8]));
+    let (s, z) = (
+        Tensor::new(vec![], vec![0.03f32]),
+        Tensor::new(vec![], vec![-20i8]),
+    );
     let cases = [
         (Codes::Token, QuantType::int8(Granularity::Token), None),
         (Codes::Tensor, QuantType::int8(Granularity::Tensor), None),
@@ -402,7 +437,10 @@ fn activations_are_fake_quantized_as_the_evaluator_does() {
         let want = op.eval(&cx, &[Some(&t), s, z, Some(&p)]).expect("runs");
         let found = fake_quantized(&x, 5, &pre, codes);
         for (a, b) in found.iter().zip(want[0].to_f64()) {
-            assert!((f64::from(*a) - b).abs() <= 1e-6 * b.abs().max(0.1), "{codes:?}: {a} {b}");
+            assert!(
+                (f64::from(*a) - b).abs() <= 1e-6 * b.abs().max(0.1),
+                "{codes:?}: {a} {b}"
+            );
         }
     }
 }
@@ -416,7 +454,8 @@ fn wrong_uses_are_user_errors() {
     assert!(e.message.contains("needs calibration samples"), "{e}");
     // Nothing is asked for: nothing is needed.
     run(&m, None, &pass(scheme("w8a8"))).expect("nothing to do");
-    let recipe = "scheme = \"w8a8+smoothquant\"\n[[layer]]\nmatch = \"n2\"\nscheme = \"w8a8+smoothquant:alpha=0.9\"\n";
+    let recipe =
+        "scheme = \"w8a8+smoothquant\"\n[[layer]]\nmatch = \"n2\"\nscheme = \"w8a8+smoothquant:alpha=0.9\"\n";
     let sc = Scheme::from_recipe("r.toml", recipe).expect("a recipe");
     let e = run(&decoder(2, 1.0), Some(&samples(&m)), &pass(sc)).expect_err("layers disagree");
     assert!(e.message.contains("asks for alpha 0.9 instead of 0.5"), "{e}");
