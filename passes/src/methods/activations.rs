@@ -66,7 +66,8 @@ pub(crate) fn activation_codes(m: &Module, q: &Quantized, x: ValueId, token: Gra
 }
 
 /// Whether `v` has no negative element, or none worth half of the codes, by what computes it: Relu, Sigmoid, Softmax, Gelu
-/// (never below -0.17), Silu (never below -0.28), a maximum with a constant that has none; seen through pools and movement.
+/// (never below -0.17), Silu (never below -0.28), a maximum with a constant that has none; seen through pools, movement
+/// and positive constant factors (a smoothing vector).
 pub(crate) fn is_one_sided(m: &Module, v: ValueId) -> bool {
     let mut at = v;
     for _ in 0..MAX_STEPS {
@@ -74,6 +75,7 @@ pub(crate) fn is_one_sided(m: &Module, v: ValueId) -> bool {
             return false;
         };
         let n = m.graph.node(id);
+        let mut next = n.input(0);
         match &n.op {
             Op::Relu(_) | Op::Sigmoid(_) | Op::Softmax(_) | Op::Gelu(_) | Op::Silu(_) => return true,
             Op::Max(_) => {
@@ -86,9 +88,19 @@ pub(crate) fn is_one_sided(m: &Module, v: ValueId) -> bool {
             // Every reduction and mean of such elements is such an element.
             Op::Pool(_) | Op::Reduce(_) => {}
             Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_) => {}
+            Op::Mul(_) => {
+                let positive = |i: usize| {
+                    let c = n.input(i).and_then(|v| m.const_f32(v));
+                    c.is_some_and(|c| c.iter().all(|x| *x > 0.0))
+                };
+                match (0..2).find(|i| positive(*i)) {
+                    Some(i) => next = n.input(1 - i),
+                    None => return false,
+                }
+            }
             _ => return false,
         }
-        match n.input(0) {
+        match next {
             Some(i) => at = i,
             None => return false,
         }

@@ -119,6 +119,11 @@ fn const_bytes(m: &Module, v: Option<ValueId>) -> u64 {
         .map_or(0, |c| c.bytes().len() as u64)
 }
 
+/// Whether a scheme can quantize the activations of this layer.
+pub(crate) fn is_quantizable(m: &Module, id: NodeId) -> bool {
+    site(m, id).is_some_and(|s| s.kind != Kind::Table && s.refused.is_none())
+}
+
 /// What the scheme may decide about this node, if anything.
 fn site(m: &Module, id: NodeId) -> Option<Site> {
     let n = m.graph.node(id);

@@ -20,11 +20,12 @@ mod tests;
 
 use options::Alpha;
 
+use super::insert_fake_quant::is_quantizable;
 use crate::analysis::sites::{Role, Site, layer, sites};
 use crate::pass::{Effect, Pass, PassCx, Phases};
-use crate::scheme::{Activations, LayerScheme, Scheme};
+use crate::scheme::{LayerScheme, Scheme};
 use rsqc_ir::diag::Diag;
-use rsqc_ir::{Module, NodeId, Op, Phase};
+use rsqc_ir::{Module, NodeId, Phase};
 use stats::Data;
 
 /// See the file documentation.
@@ -90,17 +91,14 @@ impl Pass for SmoothQuant {
 
 impl SmoothQuant {
     fn role(&self, m: &Module, id: NodeId) -> Role {
-        let n = m.graph.node(id);
-        if !matches!(n.op, Op::MatMul(_)) || layer(m, id).is_none() {
+        if layer(m, id).is_none() {
             return Role::Other;
         }
-        match self.scheme.of_layer(&n.loc).0 {
+        match self.scheme.of_layer(&m.graph.node(id).loc).0 {
+            LayerScheme::Quantized(_) if !is_quantizable(m, id) => Role::Float,
+            LayerScheme::Quantized(q) if q.method(options::NAME).is_some() => Role::Smoothed,
+            LayerScheme::Quantized(_) => Role::Other,
             LayerScheme::Float => Role::Float,
-            LayerScheme::Quantized(q) if q.activations == Activations::Float => Role::Other,
-            LayerScheme::Quantized(q) if q.method(options::NAME).is_none() => Role::Other,
-            // Layers that cannot be quantized stay float.
-            LayerScheme::Quantized(_) if !scales::finite(m, id) => Role::Float,
-            LayerScheme::Quantized(_) => Role::Smoothed,
         }
     }
 

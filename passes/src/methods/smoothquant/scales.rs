@@ -7,16 +7,6 @@ use rsqc_ir::{Module, NodeId, Op};
 /// Least weight maximum and least factor.
 const FLOOR: f64 = 1e-5;
 
-/// Whether a layer's weights are finite: others are not quantized.
-pub(super) fn finite(m: &Module, id: NodeId) -> bool {
-    let n = m.graph.node(id);
-    let data = match &n.op {
-        Op::MatMul(_) => n.input(1).and_then(|w| const_matrix(m, w)).map(|w| w.data),
-        _ => n.input(1).and_then(|w| m.const_f32(w)),
-    };
-    data.is_some_and(|d| d.iter().all(|v| v.is_finite()))
-}
-
 /// Largest |w| that multiplies each channel, over the layers of a site.
 pub(super) fn weight_maxima(m: &Module, site: &Site) -> Vec<f32> {
     let mut max = vec![0f32; site.channels];
@@ -26,7 +16,7 @@ pub(super) fn weight_maxima(m: &Module, site: &Site) -> Vec<f32> {
     max
 }
 
-/// Hands every weight of a layer to `f` with the input channel that it multiplies, in the order of [`weights`].
+/// Hands every weight of a layer to `f` with the input channel that it multiplies.
 fn each_weight(m: &Module, id: NodeId, f: &mut dyn FnMut(usize, f32)) {
     let Some((data, channel)) = weights(m, id) else {
         return;
