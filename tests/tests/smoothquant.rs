@@ -173,7 +173,7 @@ fn at_home(homes: &[(String, Option<String>)]) {
         let home = home
             .as_deref()
             .unwrap_or_else(|| panic!("{layer} is not smoothed"));
-        let known = ["norm ", "weights of ", "pre_scale"];
+        let known = ["norm ", "weights of ", "pre_scale", "none, behind gelu"];
         assert!(known.iter().any(|k| home.starts_with(k)), "{layer}: {home}");
     }
 }

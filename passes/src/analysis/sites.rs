@@ -95,6 +95,21 @@ pub struct Site {
 }
 
 impl Site {
+    /// The activation function that computes `x`, seen through movement, if it does not commute with factors.
+    pub fn activation_function(&self, m: &Module) -> Option<&'static str> {
+        let mut at = self.x;
+        loop {
+            let n = m.graph.node(m.graph.def_node(at)?.0);
+            match &n.op {
+                Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_) => at = n.input(0)?,
+                Op::Gelu(_) | Op::Silu(_) | Op::Sigmoid(_) | Op::Tanh(_) | Op::Elu(_) | Op::Softplus(_) => {
+                    return Some(n.op.name());
+                }
+                _ => return None,
+            }
+        }
+    }
+
     /// What carries the factors, for reports.
     pub fn home_name(&self, m: &Module) -> String {
         let carriers = match &self.home {

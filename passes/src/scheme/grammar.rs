@@ -388,6 +388,8 @@ mod tests {
             ("w8a8-static+ema:momentum=0", "cannot be `0`"),
             ("w8a8-static+percentile:p=99:p=98", "given twice"),
             ("w8a8+smoothquant:alpha=much", "cannot be `much`"),
+            ("w8a8+smoothquant:sites=1", "cannot be `1`"),
+            ("w8a16+smoothquant", "stay float"),
         ] {
             let e = Spec::parse(t).expect_err(t);
             assert_eq!(e.blame, Blame::User, "{t}");

@@ -8,8 +8,8 @@ use rsqc_ir::diag::Diag;
 struct Parameter {
     method: &'static str,
     key: &'static str,
-    /// Inclusive bounds.
-    range: (f64, f64),
+    /// Inclusive bounds, if it can be a number.
+    range: Option<(f64, f64)>,
     words: &'static [&'static str],
 }
 
@@ -17,7 +17,7 @@ const fn number(method: &'static str, key: &'static str, lo: f64, hi: f64) -> Pa
     Parameter {
         method,
         key,
-        range: (lo, hi),
+        range: Some((lo, hi)),
         words: &[],
     }
 }
@@ -28,8 +28,14 @@ const PARAMETERS: &[Parameter] = &[
     Parameter {
         method: "smoothquant",
         key: "alpha",
-        range: (0.0, 1.0),
+        range: Some((0.0, 1.0)),
         words: &["auto"],
+    },
+    Parameter {
+        method: "smoothquant",
+        key: "sites",
+        range: None,
+        words: &["all", "commuting"],
     },
     number("smoothquant", "min", 0.0, 1.0),
     number("smoothquant", "max", 0.0, 1.0),
@@ -72,14 +78,16 @@ pub(super) fn check(scheme: &str, m: &MethodUse, supported: bool) -> Result<(), 
         }
         let fits = value
             .parse::<f64>()
-            .is_ok_and(|v| p.range.0 <= v && v <= p.range.1);
+            .is_ok_and(|v| p.range.is_some_and(|(lo, hi)| lo <= v && v <= hi));
         if !fits && !p.words.contains(&value.as_str()) {
-            let words: String = p.words.iter().map(|w| format!(", or `{w}`")).collect();
+            let number = p.range.map(|(lo, hi)| format!("a number from {lo} to {hi}"));
+            let words = p.words.iter().map(|w| format!("`{w}`"));
+            let values: Vec<String> = number.into_iter().chain(words).collect();
             return Err(user(
                 scheme,
                 format!("parameter `{key}` of method `{}` cannot be `{value}`", m.name),
             )
-            .help(format!("a number from {} to {}{words}", p.range.0, p.range.1)));
+            .help(values.join(", or ")));
         }
     }
     Ok(())

@@ -7,7 +7,8 @@
 //! ```
 //! The maximum of x runs over all calibration samples, that of W over the layers of the site (equation 4). 1/s lives in the
 //! constants in front of x, or in a product that becomes the pre-scale of the quantization. `alpha=auto` searches a grid
-//! for each site (`auto_alpha.rs`). Sound because the float function stays what it is: new constants are computed in f64
+//! for each site (`auto_alpha.rs`). Behind activation functions that do not commute with factors, such as GELU, only a
+//! search or `sites=all` smooths. Sound because the float function stays what it is: new constants are computed in f64
 //! and rounded once, each product by s and 1/s cancels up to that rounding.
 
 mod apply;
@@ -56,7 +57,7 @@ impl Pass for SmoothQuant {
     }
     fn run(&self, cx: &mut PassCx<'_>) -> Result<(), Diag> {
         let m = cx.module().clone();
-        let sites = sites(&m, &|id| self.role(&m, id))?;
+        let sites = self.sites(cx, &m)?;
         let mut alphas = Vec::new();
         for s in &sites {
             alphas.push(self.alpha(&m, s)?);
@@ -90,6 +91,30 @@ impl Pass for SmoothQuant {
 }
 
 impl SmoothQuant {
+    /// The sites to smooth; those left out are noted.
+    fn sites(&self, cx: &mut PassCx<'_>, m: &Module) -> Result<Vec<Site>, Diag> {
+        let mut all = sites(m, &|id| self.role(m, id))?;
+        all.retain(|s| {
+            let wanted = s.layers.iter().any(|id| {
+                let scheme = self.scheme.of_layer(&m.graph.node(*id).loc).0;
+                let method = scheme.quantized().and_then(|q| q.method(options::NAME));
+                method.is_some_and(options::all_sites)
+            });
+            let Some(op) = s.activation_function(m).filter(|_| !wanted) else {
+                return true;
+            };
+            for id in &s.layers {
+                cx.remark_layer(&m.graph.node(*id).loc, "smooth", format!("none, behind {op}"));
+            }
+            cx.note(format!(
+                "{}: not smoothed, `{op}` in front does not commute with factors; `alpha=auto` and `sites=all` smooth it",
+                name(m, s)
+            ));
+            false
+        });
+        Ok(all)
+    }
+
     fn role(&self, m: &Module, id: NodeId) -> Role {
         if layer(m, id).is_none() {
             return Role::Other;

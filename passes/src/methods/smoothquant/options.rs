@@ -89,8 +89,18 @@ impl Alpha {
 
 fn bad(loc: &str, message: String) -> Diag {
     Diag::new(Blame::User, loc, message).help(
-        "parameters of `smoothquant`: alpha (0 to 1, or `auto`); with alpha=auto also min, max and step of the search (0 to 1)",
+        "parameters of `smoothquant`: alpha (0 to 1, or `auto`); with alpha=auto also min, max and step of the search (0 to 1); sites (all, commuting)",
     )
+}
+
+/// Whether a layer's parameters ask for sites behind activation functions that do not commute with factors. A search does
+/// by default: it sees whether that helps. A fixed alpha often does harm there (with few large values behind a GELU, the
+/// smaller range does not make up for the larger weights), and the paper leaves these sites alone.
+pub(super) fn all_sites(m: &MethodUse) -> bool {
+    match m.text("sites") {
+        Some(word) => word == "all",
+        None => m.text("alpha") == Some("auto"),
+    }
 }
 
 /// Two layers that share a smoothing vector ask for different ones.

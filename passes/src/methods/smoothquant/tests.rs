@@ -170,18 +170,36 @@ fn the_float_function_stays_and_decoders_get_no_node() {
 #[test]
 fn what_has_no_home_in_front_becomes_a_pre_scale_without_a_region() {
     let m = encoder();
-    let (s, _) = smooth(&m, scheme("w8a8+smoothquant:alpha=0.7"));
+    let (s, _) = smooth(&m, scheme("w8a8+smoothquant:alpha=0.7:sites=all"));
     assert_same(&m, &s, SHAPES, 1e-4);
     assert_eq!(count(&s, "mul"), 2);
     for base in ["w8a8", "w8a8-static"] {
         let (plain, _) = lowered(&m, &scheme(base));
-        let (smoothed, report) = lowered(&m, &scheme(&format!("{base}+smoothquant")));
+        let (smoothed, report) = lowered(&m, &scheme(&format!("{base}+smoothquant:sites=all")));
         assert_eq!(region_count(&plain), region_count(&smoothed), "{base}");
         for l in report.layers.iter().filter(|l| l.op == "matmul") {
             assert!(l.extra.contains(&("smooth".into(), "pre_scale".into())), "{l:?}");
             assert!(l.extra.contains(&("smooth_alpha".into(), "0.5".into())), "{l:?}");
         }
         assert_same(&m, &smoothed, SHAPES, 0.2);
+    }
+}
+
+/// Behind a GELU, a fixed alpha is not used unless it is asked for; a search is.
+#[test]
+fn functions_that_do_not_commute_stop_a_fixed_alpha() {
+    let m = encoder();
+    for (text, sites) in [
+        ("w8a8+smoothquant", 1),
+        ("w8a8+smoothquant:sites=all", 2),
+        ("w8a8+smoothquant:alpha=auto", 2),
+        ("w8a8+smoothquant:alpha=auto:sites=commuting", 1),
+    ] {
+        let (_, report) = lowered(&m, &scheme(text));
+        assert_eq!(report.counter("sites"), sites, "{text}");
+        let left_out = ("smooth".to_string(), "none, behind gelu".to_string());
+        let told = report.layers.iter().any(|l| l.extra.contains(&left_out));
+        assert_eq!(told, sites == 1, "{text}");
     }
 }
 
