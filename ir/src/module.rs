@@ -82,6 +82,11 @@ impl Const {
         Const::new(name, ty, Arc::new(bytes), 0, len)
     }
 
+    /// The same bytes under another type; `None` if that needs another number of bytes.
+    pub fn with_type(&self, ty: TensorType) -> Option<Self> {
+        Const::new(&self.name, ty, self.source.clone(), self.start, self.len)
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.source.as_ref().as_ref()[self.start..self.start + self.len]

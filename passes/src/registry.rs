@@ -68,6 +68,7 @@ passes! {
     "form-regions", "every op becomes a region", |_| Ok(Box::new(fuse::FormRegions));
     // lower
     "lower-to-integer", "fake quantization becomes codes and integer products", |_| Ok(Box::new(lower::LowerToInteger));
+    "use-channels-last", "convolutions and pools with channels last; transposes sink", |_| Ok(Box::new(lower::UseChannelsLast));
     "expand-transcendentals", "exp, erf, ... become formulas of primitive ops", |_| Ok(Box::new(lower::ExpandTranscendentals));
     "simplify-bodies", "drops dead and equal statements of bodies", |_| Ok(Box::new(lower::SimplifyBodies));
     "assign-layouts", "packed weights and offset activation codes", |_| Ok(Box::new(lower::AssignLayouts));

@@ -39,6 +39,7 @@ fn gemm(product: Product) -> Gemm {
         b: 1,
         first_param: 0,
         batch_axes: 0,
+        segment_axes: 0,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::level::{Level, LevelFacts};
 use crate::llvm::{Output, Worker};
-use crate::pack::{Matrix, pack_f32, pack_i8};
+use crate::pack::{Matrix, pack_f32, pack_i8_segments};
 use crate::relocate::{CodeKey, merge};
 use crate::select::choose;
 use rayon::prelude::*;
@@ -97,17 +97,18 @@ impl Backend for Cpu {
             Layout::OffsetBinary => Ok(c.bytes().iter().map(|b| b ^ 0x80).collect()),
             Layout::PackedWeight => {
                 let shape = c.ty.static_shape();
-                let Some([k, n]) = shape.as_deref() else {
+                let Some([outer @ .., inner, n]) = shape.as_deref() else {
                     return Err(failed(format!(
-                        "a packed weight has two dimensions, not {}",
+                        "a packed weight has two dimensions or more, not {}",
                         c.ty
                     )));
                 };
+                let k = outer.iter().product::<usize>() * inner;
                 match c.ty.storage() {
                     ScalarType::I8 => {
                         let codes: Vec<i8> = c.bytes().iter().map(|b| *b as i8).collect();
                         // Scales are operands of the epilogue, not part of the matrix.
-                        pack_i8(Matrix::row_major(&codes, *k, *n), &[1.0])
+                        pack_i8_segments(Matrix::row_major(&codes, k, *n), *inner, &[1.0])
                     }
                     ScalarType::F32 => {
                         let values: Vec<f32> = c
@@ -115,7 +116,7 @@ impl Backend for Cpu {
                             .chunks_exact(4)
                             .map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four")))
                             .collect();
-                        pack_f32(Matrix::row_major(&values, *k, *n))
+                        pack_f32(Matrix::row_major(&values, k, *n))
                     }
                     other => return Err(failed(format!("weights of type {other} have no packed form"))),
                 }

@@ -12,6 +12,9 @@
 //! so one block is a 512-bit operand of `vpdpbusd`, and the panel's stride is `Kp * 64 + 512` bytes. Activations reach
 //! the kernel as `u8 = s8 + 128`; adding the correction to the raw sum `sum (a + 128) * w` gives `sum a * w` exactly.
 //!
+//! Rows may be cut into segments of equal length, the pieces of a convolution's window that adjoin in the left factor: then
+//! each segment is padded on its own, and `Kp` is the sum of the padded lengths.
+//!
 //! **f32**: panels of 64 columns; a panel is K rows of 64 floats (256 bytes), zero-padded in N only.
 //!
 //! Both start 64-byte aligned and are little-endian.
@@ -60,6 +63,14 @@ pub enum PackError {
         n: usize,
         /// Scales given.
         got: usize,
+    },
+    /// The rows are no whole number of segments.
+    #[error("{k} rows in segments of {segment}")]
+    Segments {
+        /// Rows.
+        k: usize,
+        /// Rows of a segment.
+        segment: usize,
     },
     /// Sums of so many products of 8-bit codes need not fit 32 bits.
     #[error("a reduction over {0} int8 products may overflow 32 bits")]
@@ -146,7 +157,26 @@ fn total(panel: Option<usize>, n: usize) -> Result<usize, PackError> {
 /// # Errors
 /// [`PackError`].
 pub fn pack_i8(matrix: Matrix<'_, i8>, scales: &[f32]) -> Result<Vec<u8>, PackError> {
+    pack_i8_segments(matrix, matrix.k, scales)
+}
+
+/// Packs signed 8-bit codes whose rows are cut into segments of `segment` rows, of which there is a whole number.
+///
+/// # Errors
+/// [`PackError`].
+pub fn pack_i8_segments(
+    matrix: Matrix<'_, i8>,
+    segment: usize,
+    scales: &[f32],
+) -> Result<Vec<u8>, PackError> {
     matrix.check()?;
+    let count = matrix.k.checked_div(segment).unwrap_or(0);
+    if count * segment != matrix.k {
+        return Err(PackError::Segments {
+            k: matrix.k,
+            segment,
+        });
+    }
     if scales.len() != 1 && scales.len() != matrix.n {
         return Err(PackError::Scales {
             n: matrix.n,
@@ -156,7 +186,8 @@ pub fn pack_i8(matrix: Matrix<'_, i8>, scales: &[f32]) -> Result<Vec<u8>, PackEr
     if matrix.k > MAX_K {
         return Err(PackError::TooLong(matrix.k));
     }
-    let stride = i8_panel_bytes(matrix.k);
+    let padded = segment.next_multiple_of(GROUP);
+    let stride = i8_panel_bytes(count * padded);
     let mut packed = vec![0u8; total(Some(stride), matrix.n)?];
     for (p, panel) in packed.chunks_exact_mut(stride).enumerate() {
         let (codes, tail) = panel.split_at_mut(stride - TAIL);
@@ -165,7 +196,8 @@ pub fn pack_i8(matrix: Matrix<'_, i8>, scales: &[f32]) -> Result<Vec<u8>, PackEr
             let mut sum = 0i32;
             for k in 0..matrix.k {
                 let code = matrix.at(k, n);
-                codes[code_offset(k, column)] = code as u8;
+                let row = k / segment * padded + k % segment;
+                codes[code_offset(row, column)] = code as u8;
                 sum += i32::from(code);
             }
             let scale = if scales.len() == 1 { scales[0] } else { scales[n] };
@@ -247,6 +279,26 @@ mod tests {
             let turned: Vec<i8> = (0..k * n).map(|i| data[i % k * n + i / k]).collect();
             assert_eq!(pack_i8(Matrix::transposed(&turned, k, n), &scales), Ok(packed));
         }
+    }
+
+    #[test]
+    fn segments_are_padded_each() {
+        let (segments, length, n) = (3, 5, 2);
+        let data = codes(segments * length * n);
+        let matrix = Matrix::row_major(&data, segments * length, n);
+        let packed = pack_i8_segments(matrix, length, &[1.0]).expect("a valid matrix");
+        // The same as a matrix in which zeros fill each segment up.
+        let mut filled = Vec::new();
+        for s in data.chunks(length * n) {
+            filled.extend_from_slice(s);
+            filled.resize(filled.len() + 3 * n, 0);
+        }
+        assert_eq!(
+            pack_i8(Matrix::row_major(&filled, segments * 8, n), &[1.0]),
+            Ok(packed)
+        );
+        let error = PackError::Segments { k: 15, segment: 4 };
+        assert_eq!(pack_i8_segments(matrix, 4, &[1.0]), Err(error));
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn assembly(level: Level, product: Product) -> String {
             b: 1,
             first_param: 0,
             batch_axes: 1,
+            segment_axes: 0,
         },
         &mut Keep,
     );

@@ -37,6 +37,7 @@ fn gemm(product: Product, batch_axes: u32) -> Gemm {
         b: 1,
         first_param: 0,
         batch_axes,
+        segment_axes: 0,
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::matmul::product;
 use super::tensor::Tensor;
-use super::{EvalCx, lanes, walk};
-use crate::ops::conv::{Conv, Pool, PoolKind};
+use super::{EvalCx, lanes, movement, walk};
+use crate::ops::channels_last::{ConvLast, PoolLast};
+use crate::ops::conv::{Conv, Pool, PoolKind, QConv};
+use crate::types::ScalarType;
 
 type R = Result<Vec<Tensor>, String>;
 
@@ -77,6 +79,75 @@ pub fn conv(op: &Conv, _cx: &EvalCx<'_>, x: &Tensor, w: &Tensor, b: Option<&Tens
     if !x.elem().is_float() || w.elem() != x.elem() {
         return Err(format!("convolution of {} with {}", x.elem(), w.elem()));
     }
+    let sums = convolve(op, x, w, 0.0, b)?;
+    Ok(vec![sums.rounded(x.elem())])
+}
+
+/// Convolution of codes whose padding has the code `zero` (0 if it is absent): exact sums of products, i32.
+pub fn qconv(op: &QConv, _cx: &EvalCx<'_>, x: &Tensor, w: &Tensor, zero: Option<&Tensor>) -> R {
+    let fill = zero.map_or(0.0, |z| z.to_f64().first().copied().unwrap_or(0.0));
+    let sums = convolve(&op.window(), x, w, fill, None)?;
+    Ok(vec![sums.rounded(ScalarType::I32)])
+}
+
+/// [`conv`] or [`qconv`] with channels last: `x [n, spatial..., c]`, `w [kernel..., c/group, o]`.
+pub fn conv_last(op: &ConvLast, x: &Tensor, w: &Tensor, zero: Option<&Tensor>) -> R {
+    let rank = x.shape.len() as i64;
+    // [kernel..., c, o] -> [o, c, kernel...]
+    let mut filters = vec![rank - 1, rank - 2];
+    filters.extend(0..rank - 2);
+    let (x, w) = (
+        one(movement::transpose(x, &to_first(rank))?),
+        one(movement::transpose(w, &filters)?),
+    );
+    let elem = if x.elem().is_float() {
+        x.elem()
+    } else {
+        ScalarType::I32
+    };
+    let fill = zero.map_or(0.0, |z| z.to_f64().first().copied().unwrap_or(0.0));
+    let y = convolve(&op.window(), &x, &w, fill, None)?.rounded(elem);
+    movement::transpose(&y, &to_last(rank))
+}
+
+/// [`pool`] with channels last.
+pub fn pool_last(op: &PoolLast, cx: &EvalCx<'_>, x: &Tensor) -> R {
+    let rank = x.shape.len() as i64;
+    let x = one(movement::transpose(x, &to_first(rank))?);
+    movement::transpose(&one(pool(&op.window(), cx, &x)?), &to_last(rank))
+}
+
+fn one(mut v: Vec<Tensor>) -> Tensor {
+    v.remove(0)
+}
+
+/// `[n, spatial..., c]` to `[n, c, spatial...]`.
+fn to_first(rank: i64) -> Vec<i64> {
+    [0, rank - 1].into_iter().chain(1..rank - 1).collect()
+}
+
+/// `[n, c, spatial...]` to `[n, spatial..., c]`.
+fn to_last(rank: i64) -> Vec<i64> {
+    [0].into_iter().chain(2..rank).chain([1]).collect()
+}
+
+/// Sums before they are rounded.
+struct Sums {
+    shape: Vec<usize>,
+    values: Vec<f64>,
+}
+
+impl Sums {
+    fn rounded(self, elem: ScalarType) -> Tensor {
+        Tensor {
+            shape: self.shape,
+            data: lanes::from_f64(self.values.into_iter(), elem),
+        }
+    }
+}
+
+/// Sums of products, channels first; elements outside of `x` count as `fill`.
+fn convolve(op: &Conv, x: &Tensor, w: &Tensor, fill: f64, b: Option<&Tensor>) -> Result<Sums, String> {
     let group = usize::try_from(op.group)
         .ok()
         .filter(|g| *g > 0)
@@ -102,13 +173,13 @@ pub fn conv(op: &Conv, _cx: &EvalCx<'_>, x: &Tensor, w: &Tensor, b: Option<&Tens
         .collect();
     let (fx, fw, fb) = (x.to_f64(), w.to_f64(), b.map(Tensor::to_f64));
     let (area, np, nt) = (win.x.iter().product::<usize>(), positions.len(), taps.len());
-    let mut out = Vec::with_capacity(n * o * np);
+    let mut values = Vec::with_capacity(n * o * np);
     for sample in 0..n {
         for g in 0..group {
             let mut cols = Vec::with_capacity(cg * nt * np);
             for ch in 0..cg {
                 let plane = &fx[(sample * c + g * cg + ch) * area..][..area];
-                cols.extend(table.iter().map(|i| i.map_or(0.0, |i| plane[i])));
+                cols.extend(table.iter().map(|i| i.map_or(fill, |i| plane[i])));
             }
             let filters = &fw[g * og * cg * nt..(g + 1) * og * cg * nt];
             let mut part = product(filters, &cols, og, cg * nt, np);
@@ -117,15 +188,12 @@ pub fn conv(op: &Conv, _cx: &EvalCx<'_>, x: &Tensor, w: &Tensor, b: Option<&Tens
                     row.iter_mut().for_each(|v| *v += b[g * og + f]);
                 }
             }
-            out.extend(part);
+            values.extend(part);
         }
     }
     let mut shape = vec![n, o];
     shape.extend(&win.out);
-    Ok(vec![Tensor {
-        shape,
-        data: lanes::from_f64(out.into_iter(), x.elem()),
-    }])
+    Ok(Sums { shape, values })
 }
 
 /// Sliding-window pool. A NaN in a window wins a maximum; a window without elements gives -inf or 0.

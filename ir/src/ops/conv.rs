@@ -2,7 +2,7 @@
 
 use super::{InferCx, OpDef, arity, need};
 use crate::eval::{EvalCx, Tensor, convolution};
-use crate::types::{Dim, TensorType};
+use crate::types::{Dim, ScalarType, TensorType};
 use crate::{attr_words, op_attrs, op_struct};
 
 /// Extent of a sliding-window result: `floor((x + before + after - (dilation*(k-1)+1)) / stride) + 1`, or rounded up.
@@ -34,6 +34,25 @@ impl OpDef for Conv {
     fn infer(&self, _: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
         arity(ins, 2, 3)?;
         let (x, w) = (need(ins, 0)?, need(ins, 1)?);
+        Ok(vec![TensorType {
+            elem: x.elem.clone(),
+            shape: self.shape(x, w)?,
+        }])
+    }
+    fn eval(&self, cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
+        convolution::conv(
+            self,
+            cx,
+            need(ins, 0)?,
+            need(ins, 1)?,
+            ins.get(2).copied().flatten(),
+        )
+    }
+}
+
+impl Conv {
+    /// Result shape, channels first.
+    pub(crate) fn shape(&self, x: &TensorType, w: &TensorType) -> Result<Vec<Dim>, String> {
         let n = self.strides.len();
         if x.rank() != n + 2
             || w.rank() != n + 2
@@ -66,19 +85,68 @@ impl OpDef for Conv {
                 false,
             ));
         }
-        Ok(vec![TensorType {
-            elem: x.elem.clone(),
-            shape,
-        }])
+        Ok(shape)
+    }
+}
+
+op_struct! {
+    /// Exact integer convolution of 8-bit codes, shapes as [`Conv`]: i32 sums of products. Optional operand 2: the code
+    /// (a scalar of x's storage type) that padding has, 0 if absent. Scales and the correction for a zero point,
+    /// `- zero * sum of the filter's codes`, are applied elsewhere; with `zero` as the padding's code that correction
+    /// makes the contribution of padding 0.
+    QConv {
+        /// Strides, one a spatial axis.
+        strides: Vec<i64>,
+        /// Dilations, one a spatial axis.
+        dilations: Vec<i64>,
+        /// Padding: all begins, then all ends.
+        pads: Vec<i64>,
+        /// Channel groups.
+        group: i64,
+    }
+}
+impl OpDef for QConv {
+    op_attrs!("quant.conv", strides, dilations, pads, group);
+    fn infer(&self, _: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
+        arity(ins, 2, 3)?;
+        let (x, w) = (need(ins, 0)?, need(ins, 1)?);
+        codes(x, w, ins.get(2).copied().flatten())?;
+        Ok(vec![TensorType::new(ScalarType::I32, self.window().shape(x, w)?)])
     }
     fn eval(&self, cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
-        convolution::conv(
+        convolution::qconv(
             self,
             cx,
             need(ins, 0)?,
             need(ins, 1)?,
             ins.get(2).copied().flatten(),
         )
+    }
+}
+
+impl QConv {
+    /// The float convolution with the same window.
+    pub(crate) fn window(&self) -> Conv {
+        Conv {
+            strides: self.strides.clone(),
+            dilations: self.dilations.clone(),
+            pads: self.pads.clone(),
+            group: self.group,
+        }
+    }
+}
+
+/// Whether these can be the operands of an integer convolution.
+pub(crate) fn codes(x: &TensorType, w: &TensorType, zero: Option<&TensorType>) -> Result<(), String> {
+    let int = |t: &TensorType| t.storage().size() == 1 && t.storage().is_int();
+    if !int(x) || !int(w) {
+        return Err(format!("an integer convolution needs 8-bit codes, found {x} and {w}"));
+    }
+    match zero {
+        Some(z) if z.rank() != 0 || z.elem.plain() != Some(x.storage()) => {
+            Err(format!("padding of type {z} for codes {x}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -116,6 +184,19 @@ impl OpDef for Pool {
     fn infer(&self, _: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
         arity(ins, 1, 1)?;
         let x = need(ins, 0)?;
+        Ok(vec![TensorType {
+            elem: x.elem.clone(),
+            shape: self.shape(x)?,
+        }])
+    }
+    fn eval(&self, cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
+        convolution::pool(self, cx, need(ins, 0)?)
+    }
+}
+
+impl Pool {
+    /// Result shape, channels first.
+    pub(crate) fn shape(&self, x: &TensorType) -> Result<Vec<Dim>, String> {
         let n = self.kernel.len();
         if x.rank() != n + 2
             || self.strides.len() != n
@@ -146,12 +227,6 @@ impl OpDef for Pool {
                 self.ceil,
             ));
         }
-        Ok(vec![TensorType {
-            elem: x.elem.clone(),
-            shape,
-        }])
-    }
-    fn eval(&self, cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
-        convolution::pool(self, cx, need(ins, 0)?)
+        Ok(shape)
     }
 }

@@ -4,6 +4,7 @@
 //! list), implement [`OpDef`], add a row here. Printer, parser, verifier, evaluator and fusion follow from these.
 
 mod attr;
+pub mod channels_last;
 pub mod conv;
 pub mod elementwise;
 pub mod gather;
@@ -184,6 +185,9 @@ op_table! {
     MatMul: linalg::MatMul,
     Conv: conv::Conv,
     Pool: conv::Pool,
+    QConv: conv::QConv,
+    ConvLast: channels_last::ConvLast,
+    PoolLast: channels_last::PoolLast,
     // normalization, attention
     LayerNorm: norm::LayerNorm,
     RmsNorm: norm::RmsNorm,

@@ -22,7 +22,7 @@
 //! - P1 `quant.fake` occurs only up to `calibrated`.
 //! - P2 in `calibrated` a static `quant.fake` has its scale, and its zero point exactly if its type has one.
 //! - P3 from `fused` on every op is a region; before, none is.
-//! - P4 layouts occur only from `fused` on: `packed_weight` on constants of rank 2, `offset_binary` on i8 codes that
+//! - P4 layouts occur only from `fused` on: `packed_weight` on constants of rank 2 or more, `offset_binary` on i8 codes that
 //!   are no graph outputs.
 //! - P5 in `lowered`, bodies have no transcendental op of 16 or 32 bits, and every output is the result of a node, no
 //!   two outputs of the same.
@@ -136,7 +136,7 @@ fn layouts(m: &Module, g: &Graph, out: &mut Vec<Diag>) {
         let value = g.value(v);
         let Some(layout) = value.layout else { continue };
         let fits = match layout {
-            Layout::PackedWeight => g.const_id(v).is_some() && value.ty.rank() == 2,
+            Layout::PackedWeight => g.const_id(v).is_some() && value.ty.rank() >= 2,
             Layout::OffsetBinary => value.ty.storage() == crate::ScalarType::I8 && !g.is_output(v),
         };
         if m.phase < Phase::Fused || !fits {

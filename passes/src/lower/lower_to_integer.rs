@@ -11,6 +11,8 @@
 //! With a zero point `z`, `acc - z * (column sums of w's codes)`, a constant vector, takes the place of `acc`: exact, because
 //! `insert-fake-quant` bounds the inner extent.
 //!
+//! Convolutions likewise: see [`super::integer_conv`].
+//!
 //! The order of the float epilogue is this one everywhere: row scale first, then column scale (then the bias that
 //! follows as an ordinary add). `gather(fake(table), i)` -> `dequantize(gather(codes, i), gather(scales, i))`.
 //! A fake quantization with any other reader becomes quantize and dequantize. A pre-scale of the fake quantization becomes
@@ -68,9 +70,9 @@ impl Pass for LowerToInteger {
     }
 }
 
-struct Lowering<'a> {
-    m: &'a Module,
-    r: Rebuild,
+pub(super) struct Lowering<'a> {
+    pub(super) m: &'a Module,
+    pub(super) r: Rebuild,
     /// Constants to add behind those of the module.
     consts: Vec<Const>,
     /// Codes of activations, by (old) fake-quantized value.
@@ -79,16 +81,16 @@ struct Lowering<'a> {
 
 /// An activation's codes.
 #[derive(Clone, Copy)]
-struct Codes {
-    codes: ValueId,
-    scale: Scale,
+pub(super) struct Codes {
+    pub codes: ValueId,
+    pub scale: Scale,
     /// Zero point; 0 if there is none.
-    zero: i32,
+    pub zero: i32,
 }
 
 /// An activation's scale.
 #[derive(Clone, Copy)]
-enum Scale {
+pub(super) enum Scale {
     /// Computed at run time.
     Dynamic(ValueId),
     /// From calibration.
@@ -116,6 +118,12 @@ impl Lowering<'_> {
                     return Ok(());
                 }
             }
+            (Op::Conv(o), Some(xq), Some(wq)) => {
+                if let Some(y) = self.conv(n, o, &xq, &wq)? {
+                    self.r.set(n.output(), y);
+                    return Ok(());
+                }
+            }
             _ => {}
         }
         match &n.op {
@@ -128,7 +136,7 @@ impl Lowering<'_> {
     }
 
     /// The fake quantization that defines `v`.
-    fn fake_node(&self, v: ValueId) -> Option<(&Node, &FakeQuant)> {
+    pub(super) fn fake_node(&self, v: ValueId) -> Option<(&Node, &FakeQuant)> {
         let (id, _) = self.m.graph.def_node(v)?;
         let n = self.m.graph.node(id);
         match &n.op {
@@ -151,12 +159,12 @@ impl Lowering<'_> {
         const_matrix(self.m, f.input(0)?)
     }
 
-    fn emit(&mut self, op: impl Into<Op>, ins: &[ValueId], loc: &Loc) -> Result<Vec<ValueId>, Diag> {
+    pub(super) fn emit(&mut self, op: impl Into<Op>, ins: &[ValueId], loc: &Loc) -> Result<Vec<ValueId>, Diag> {
         let ins = ins.iter().map(|v| Some(*v)).collect();
         self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)
     }
 
-    fn constant(&mut self, name: &str, ty: TensorType, bytes: Vec<u8>) -> Result<ValueId, Diag> {
+    pub(super) fn constant(&mut self, name: &str, ty: TensorType, bytes: Vec<u8>) -> Result<ValueId, Diag> {
         let c = Const::from_bytes(name, ty.clone(), bytes)
             .ok_or_else(|| Diag::internal(name, "a quantized constant does not fit its type"))?;
         let id = rsqc_ir::ConstId((self.m.consts.len() + self.consts.len()) as u32);
@@ -164,13 +172,13 @@ impl Lowering<'_> {
         Ok(self.r.graph.add_const(id, ty))
     }
 
-    fn f32s(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<ValueId, Diag> {
+    pub(super) fn f32s(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<ValueId, Diag> {
         let ty = TensorType::new(ScalarType::F32, shape.iter().map(|d| (*d).into()).collect());
         self.constant(name, ty, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     /// Codes of the fake-quantized value `fake`, made once.
-    fn activation(&mut self, fake: ValueId, loc: &Loc) -> Result<Codes, Diag> {
+    pub(super) fn activation(&mut self, fake: ValueId, loc: &Loc) -> Result<Codes, Diag> {
         if let Some(c) = self.codes.get(&fake) {
             return Ok(*c);
         }

@@ -3,10 +3,12 @@
 mod assign_layouts;
 mod expand_transcendentals;
 mod finish_lowering;
+mod integer_conv;
 mod lower_to_integer;
 mod simplify_bodies;
 #[cfg(test)]
 mod tests;
+mod use_channels_last;
 mod weights;
 
 pub use assign_layouts::AssignLayouts;
@@ -14,6 +16,7 @@ pub use expand_transcendentals::ExpandTranscendentals;
 pub use finish_lowering::FinishLowering;
 pub use lower_to_integer::LowerToInteger;
 pub use simplify_bodies::SimplifyBodies;
+pub use use_channels_last::UseChannelsLast;
 
 use crate::calibrate::Calibrate;
 use crate::fuse::{ComposeMovement, FormRegions, MergeLinears, MergeRegions};
@@ -54,6 +57,7 @@ pub fn passes(scheme: &Scheme) -> Vec<Box<dyn Pass>> {
             scheme: scheme.clone(),
         }),
         Box::new(LowerToInteger),
+        Box::new(UseChannelsLast),
         Box::new(FormRegions),
         Box::new(ComposeMovement),
         Box::new(MergeRegions),

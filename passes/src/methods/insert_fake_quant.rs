@@ -2,7 +2,8 @@
 //!
 //! Before -> after, for each matrix product with a constant weight: `matmul(x, w)` ->
 //! `matmul(quant.fake(x, token, dynamic), quant.fake(w, axis 1))`; for each embedding table over 64 KB:
-//! `gather(table, i)` -> `gather(quant.fake(table, token), i)`. Static activations get a `quant.fake` without parameters,
+//! `gather(table, i)` -> `gather(quant.fake(table, token), i)`. Convolutions with constant filters likewise, filters along
+//! axis 0, activations one scale a sample. Static activations get a `quant.fake` without parameters,
 //! which `calibrate` fills in. Products that share an activation and say the same about it share its fake quantization. An
 //! activation that is a product `x * c` with a constant vector c of channels is quantized from x with pre-scale c, so that
 //! the product costs nothing. What stays float is reported with the reason. Lossy: this is where precision is given up.
@@ -10,7 +11,7 @@
 use super::activations::{Codes, activation_codes, describe};
 use super::{MAX_INNER, const_matrix, is_f32, member};
 use crate::pass::{Effect, LayerReport, Pass, PassCx, Phases, edit_diag};
-use crate::scheme::{LayerScheme, Quantized, Scheme, WeightScales};
+use crate::scheme::{Activations, LayerScheme, Quantized, Scheme, WeightScales};
 use rsqc_ir::diag::Diag;
 use rsqc_ir::ops::quant::FakeQuant;
 use rsqc_ir::quant::Granularity;
@@ -62,6 +63,11 @@ impl Pass for InsertFakeQuant {
                     None => "the scheme is `none`".to_string(),
                 }),
                 (LayerScheme::Quantized(_), Some(why)) => Err(why.clone()),
+                (LayerScheme::Quantized(q), None)
+                    if site.kind == Kind::Conv && q.activations == Activations::Float =>
+                {
+                    Err("convolutions have no kernel for codes of weights alone".to_string())
+                }
                 (LayerScheme::Quantized(q), None) => Ok(q),
             };
             match &verdict {
@@ -102,8 +108,24 @@ struct Site {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Linear,
+    Conv,
     Table,
     Other,
+}
+
+impl Kind {
+    /// Which elements share a scale where scales are as fine as they get: a token's, or a sample's.
+    fn finest(self) -> Granularity {
+        match self {
+            Kind::Conv => Granularity::Axis(0),
+            _ => Granularity::Token,
+        }
+    }
+
+    /// The axis of the weights that counts outputs.
+    fn outputs(self) -> u32 {
+        u32::from(self == Kind::Linear)
+    }
 }
 
 fn refuse(kind: Kind, bytes: u64, why: impl Into<String>) -> Site {
@@ -130,11 +152,7 @@ fn site(m: &Module, id: NodeId) -> Option<Site> {
     match &n.op {
         Op::MatMul(_) => Some(linear(m, n)),
         Op::Gather(g) if g.axis == 0 => table(m, n),
-        Op::Conv(_) => Some(refuse(
-            Kind::Other,
-            const_bytes(m, n.input(1)),
-            "there is no integer convolution yet",
-        )),
+        Op::Conv(_) => Some(conv(m, n)),
         _ => None,
     }
 }
@@ -177,6 +195,33 @@ fn linear(m: &Module, n: &Node) -> Site {
     }
 }
 
+fn conv(m: &Module, n: &Node) -> Site {
+    let bytes = const_bytes(m, n.input(1));
+    let refuse = |why: String| refuse(Kind::Conv, bytes, why);
+    let (Some(x), Some(w)) = (n.input(0), n.input(1)) else {
+        return refuse("an operand is missing".into());
+    };
+    if !is_f32(m, x) {
+        return refuse(format!("its elements are {}", m.graph.ty(x).elem));
+    }
+    let shape = m.const_of(w).and_then(|c| c.ty.static_shape());
+    let (Some(filters), Some(shape)) = (m.const_f32(w), shape) else {
+        return refuse("its filters are computed at run time".into());
+    };
+    let k: usize = shape[1..].iter().product();
+    if k > MAX_INNER {
+        return refuse(format!("a sum of {k} products may exceed 32 bits"));
+    }
+    if filters.iter().any(|v| !v.is_finite()) {
+        return refuse("its filters are not finite".into());
+    }
+    Site {
+        kind: Kind::Conv,
+        bytes: (bytes, filters.len() as u64 + 4 * shape[0] as u64),
+        refused: None,
+    }
+}
+
 /// Embedding tables: constant matrices gathered by rows. Smaller constants are no layers.
 fn table(m: &Module, n: &Node) -> Option<Site> {
     let table = n.input(0)?;
@@ -209,14 +254,14 @@ fn quantize(
     q: &Quantized,
 ) -> Result<(), Diag> {
     let codes = match site.kind {
-        Kind::Linear => {
+        Kind::Linear | Kind::Conv => {
             let weight = match q.weight_scales {
-                WeightScales::Channel => Granularity::Axis(1),
+                WeightScales::Channel => Granularity::Axis(site.kind.outputs()),
                 WeightScales::Tensor => Granularity::Tensor,
             };
             let x = n
                 .input(0)
-                .and_then(|x| activation_codes(m, q, x, Granularity::Token));
+                .and_then(|x| activation_codes(m, q, x, site.kind.finest()));
             [x, Some(Codes::weight(weight))]
         }
         Kind::Table => [Some(Codes::weight(Granularity::Token)), None],
@@ -240,6 +285,9 @@ fn quantize(
             }
             None => v,
         }));
+    }
+    for v in n.inputs.iter().skip(2) {
+        ins.push(v.map(|v| r.get(m, v)));
     }
     let out = r.node(m, n.op.clone(), ins, &n.loc).map_err(edit_diag)?;
     r.set(n.output(), out[0]);
@@ -281,7 +329,7 @@ fn report(m: &Module, n: &Node, site: &Site, verdict: Result<&Quantized, String>
         Ok(q) => {
             let x = n
                 .input(0)
-                .and_then(|x| activation_codes(m, q, x, Granularity::Token));
+                .and_then(|x| activation_codes(m, q, x, site.kind.finest()));
             (q.to_string(), describe(q, x.as_ref()), site.bytes.1)
         }
         Err(why) => ("float".to_string(), why, site.bytes.0),

@@ -17,7 +17,7 @@ use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr, Vector};
 use crate::pack::PANEL;
 use rsqc_backend::{KernelSpec, Params};
 use rsqc_ir::region::{Anchor, Region};
-use rsqc_ir::{Dim, Layout, ScalarType};
+use rsqc_ir::{Dim, Layout, ScalarType, TensorType};
 use std::cell::Cell;
 
 /// Bytes of accumulators that a row block keeps in scratch.
@@ -36,6 +36,8 @@ pub struct Linear {
     m: Option<u32>,
     n: Option<u32>,
     batch: Vec<u32>,
+    /// Reduce axes around the innermost.
+    segments: Vec<u32>,
     /// Whether the body needs whole rows.
     row_block: bool,
 }
@@ -59,10 +61,11 @@ impl Linear {
         };
         let (a, b) = (&r.operands[lhs as usize], &r.operands[rhs as usize]);
         let reduce: Vec<u32> = rows::reduce_axes(r).collect();
-        if !a.is_linear() || !b.is_linear() || reduce.len() > 1 {
+        if !a.is_linear() || !b.is_linear() {
             return None;
         }
-        let k = reduce.first().copied();
+        let k = reduce.last().copied();
+        let segments = reduce[..reduce.len().saturating_sub(1)].to_vec();
         let of = |n: u32| {
             (
                 spec.operands[n as usize].storage(),
@@ -93,7 +96,12 @@ impl Linear {
         // A body's rows must be the product's; without an `n` they are single points.
         let rows_fit = !row_block || r.row() == n.map_or(r.row().end..r.row().end, |n| n..n + 1);
         let packed = product != Product::F32Dynamic;
-        let rhs_fits = !packed || (packed_matrix(r, rhs, k, n) && axes.iter().all(|x| !b.uses(*x)));
+        let whole = |b: &TensorType| packed_matrix(r, (rhs, b), &reduce, n);
+        let rhs_fits = if packed {
+            whole(&spec.operands[rhs as usize]) && axes.iter().all(|x| !b.uses(*x))
+        } else {
+            segments.is_empty()
+        };
         (rows_fit && rhs_fits).then(|| Linear {
             gemm: Gemm {
                 product,
@@ -101,9 +109,11 @@ impl Linear {
                 b: rhs,
                 first_param: Params::of(spec).dims().len() as u32,
                 batch_axes: axes.len() as u32,
+                segment_axes: segments.len() as u32,
             },
             m,
             n,
+            segments,
             batch: axes,
             row_block,
         })
@@ -111,7 +121,12 @@ impl Linear {
 
     /// What the kernel does, for its name.
     pub fn what(&self) -> &'static str {
-        if self.row_block { "gemm_rows" } else { "gemm_6x64" }
+        match (self.row_block, self.segments.is_empty()) {
+            (true, true) => "gemm_rows",
+            (true, false) => "igemm_rows",
+            (false, true) => "gemm_6x64",
+            (false, false) => "igemm_6x64",
+        }
     }
 
     /// Parameters and sizes.
@@ -124,8 +139,9 @@ impl Linear {
         let size = Dim::from(spec.operands[self.gemm.a as usize].storage().size());
         let bytes = |d: Dim| d * size.clone();
         let extent = |axis: Option<u32>| axis.map_or(Dim::one(), |x| r.axes[x as usize].extent.clone());
-        let k_axis = rows::reduce_axes(r).next();
-        let (m, n, k) = (extent(self.m), extent(self.n), extent(k_axis));
+        let k_axis = rows::reduce_axes(r).last();
+        let (m, n, piece) = (extent(self.m), extent(self.n), extent(k_axis));
+        let k: Dim = rows::reduce_axes(r).map(|x| extent(Some(x))).product();
         let stride = |access: &rsqc_ir::region::Access, axis: Option<u32>| {
             bytes(axis.map_or(Dim::zero(), |x| access.stride(x)))
         };
@@ -149,7 +165,7 @@ impl Linear {
         let mut params = vec![
             m.clone(),
             n.clone(),
-            k.clone(),
+            piece,
             row_block.clone(),
             group.clone(),
             bytes(a.offset.clone()),
@@ -162,6 +178,9 @@ impl Linear {
         debug_assert_eq!(params.len(), param::BATCH as usize);
         for x in &self.batch {
             params.extend([extent(Some(*x)), stride(a, Some(*x)), stride(b, Some(*x))]);
+        }
+        for x in &self.segments {
+            params.extend([extent(Some(*x)), stride(a, Some(*x))]);
         }
         let mut scratch = match self.gemm.product {
             Product::F32Dynamic => k * Dim::from(4 * PANEL),
@@ -254,13 +273,21 @@ impl Linear {
     }
 }
 
-/// Whether operand `n` is read as the dense `[k, n]` matrix that it was packed as.
-fn packed_matrix(r: &Region, operand: u32, k: Option<u32>, n: Option<u32>) -> bool {
+/// Whether an operand is read as the dense `[reduce..., n]` tensor that it was packed as.
+fn packed_matrix(r: &Region, (operand, ty): (u32, &TensorType), reduce: &[u32], n: Option<u32>) -> bool {
     let b = &r.operands[operand as usize];
-    let columns = n.map_or(Dim::one(), |n| r.axes[n as usize].extent.clone());
-    b.offset.is(0)
-        && n.is_none_or(|n| b.stride(n).is(1))
-        && k.is_none_or(|k| b.stride(k) == columns || r.axes[k as usize].extent.is(1))
+    let extent = |x: u32| r.axes[x as usize].extent.clone();
+    let mut step = n.map_or(Dim::one(), extent);
+    let mut dense = b.offset.is(0) && n.is_none_or(|n| b.stride(n).is(1));
+    for x in reduce.iter().rev() {
+        dense &= b.stride(*x) == step || extent(*x).is(1);
+        step = step * extent(*x);
+    }
+    // It was packed in pieces of its last axis but one.
+    let rows = &ty.shape[..ty.rank().saturating_sub(1)];
+    let longer = |d: &&Dim| !d.is(1);
+    let axes: Vec<Dim> = reduce.iter().map(|x| extent(*x)).collect();
+    dense && rows.iter().filter(longer).eq(axes.iter().filter(longer))
 }
 
 /// Elements of a row of accumulators in scratch.

@@ -13,18 +13,22 @@ use rsqc_ir::scalar::{BodyId, Pred, ReduceKind, ScalarConst};
 use rsqc_ir::{Dim, ScalarType, TensorType, ValueId};
 
 /// The sliding window over the spatial axes: what convolution and pooling share.
-struct Window<'a> {
-    kernel: Vec<Dim>,
-    strides: &'a [i64],
-    dilations: &'a [i64],
-    before: &'a [i64],
+pub(super) struct Window<'a> {
+    /// Kernel extents.
+    pub kernel: Vec<Dim>,
+    /// Steps from one position to the next.
+    pub strides: &'a [i64],
+    /// Steps from one tap to the next.
+    pub dilations: &'a [i64],
+    /// Padding in front.
+    pub before: &'a [i64],
     /// Extents of the result.
-    out: Vec<Dim>,
+    pub out: Vec<Dim>,
 }
 
 impl Window<'_> {
     /// Extent of spatial axis `i` that windows touch: `(out - 1) * stride + dilation * (kernel - 1) + 1`.
-    fn touched(&self, i: usize) -> Dim {
+    pub fn touched(&self, i: usize) -> Dim {
         let one = Dim::one();
         (self.out[i].clone() - one.clone()) * self.strides[i].into()
             + (self.kernel[i].clone() - one.clone()) * self.dilations[i].into()
@@ -32,7 +36,7 @@ impl Window<'_> {
     }
 
     /// Access terms of a tensor whose spatial axes have these strides, for position axes `pos..` and kernel axes `ker..`.
-    fn terms(&self, strides: &[Dim], pos: u32, ker: u32) -> Vec<(u32, Dim)> {
+    pub fn terms(&self, strides: &[Dim], pos: u32, ker: u32) -> Vec<(u32, Dim)> {
         let mut out = Vec::new();
         for (i, s) in strides.iter().enumerate() {
             out.push((pos + i as u32, s.clone() * self.strides[i].into()));
@@ -174,7 +178,7 @@ pub(super) fn pool(cx: &mut LowerCx<'_>, o: &Pool) -> Result<Vec<ValueId>, Diag>
 }
 
 /// A padding value that never wins in this type (integers have no infinity).
-fn lowest(t: ScalarType, fill: f64) -> f64 {
+pub(super) fn lowest(t: ScalarType, fill: f64) -> f64 {
     match t {
         _ if t.is_float() || fill == 0.0 => fill,
         ScalarType::I8 => f64::from(i8::MIN),

@@ -2,6 +2,7 @@
 
 mod attention;
 mod conv;
+mod conv_last;
 mod elementwise;
 mod gather;
 mod matmul;
@@ -129,6 +130,9 @@ pub fn lower(m: &Module, r: &mut Rebuild, id: NodeId) -> Result<Vec<ValueId>, Di
         Op::MatMul(_) | Op::QMatMul(_) => matmul::matmul(cx),
         Op::Conv(o) => conv::conv(cx, o),
         Op::Pool(o) => conv::pool(cx, o),
+        Op::ConvLast(o) => conv_last::conv(cx, o),
+        Op::PoolLast(o) => conv_last::pool(cx, o),
+        Op::QConv(_) => Err(cx.bug("an integer convolution has channels first when regions are formed")),
         Op::LayerNorm(o) => norm::layer_norm(cx, o.eps),
         Op::RmsNorm(o) => norm::rms_norm(cx, o.eps),
         Op::Softmax(o) => norm::softmax(cx, o.axis, o.log),

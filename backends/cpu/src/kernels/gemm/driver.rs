@@ -1,7 +1,7 @@
 //! The loops around the register tile: blocks, panels, row tiles, and the epilogue's loop.
 
 use super::panel::pack_panel;
-use super::tile::{LINES_A_STEP, Tile, steps};
+use super::tile::{LINES_A_STEP, Segments, Tile, steps};
 use super::{Block, Epilogue, Gemm, Piece, Product, Row, TileShape, param};
 use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr};
 use crate::pack::{BLOCK, PANEL, TAIL};
@@ -14,21 +14,25 @@ pub fn emit_gemm<'c>(e: &Emit<'c>, gemm: &Gemm, epilogue: &mut dyn Epilogue<'c>)
     let panel = e.i64(PANEL as i64);
     let panels = e.div_ceil(n, panel);
     let group = e.imin(p(param::PANEL_GROUP), e.imax(panels, e.i64(1)));
+    let segments = gemm.segments(e);
+    let count = segments.iter().fold(e.i64(1), |n, (extent, _)| e.mul(n, *extent));
     let driver = Driver {
         e,
         gemm,
         shape,
         n,
         k,
+        segments,
+        segment_count: count,
         panel_bytes: match gemm.product {
             Product::Int8 => {
-                let padded = e.and(e.add(k, e.i64(3)), e.i64(-4));
+                let padded = e.mul(e.and(e.add(k, e.i64(3)), e.i64(-4)), count);
                 e.add(e.mul(padded, panel), e.i64(TAIL as i64))
             }
-            Product::F32 | Product::F32Dynamic => e.mul(k, e.i64(4 * PANEL as i64)),
+            Product::F32 | Product::F32Dynamic => e.mul(e.mul(k, count), e.i64(4 * PANEL as i64)),
         },
         tiles: (1..=shape.rows)
-            .map(|rows| Tile::new(e, gemm.product, TileShape { rows, ..shape }))
+            .map(|rows| Tile::new(e, gemm.product, TileShape { rows, ..shape }, gemm.segment_axes))
             .collect(),
         sums: e.stack(e.vector_type(Elem::I32, 16), shape.rows * shape.columns / 16, 64),
     };
@@ -79,7 +83,11 @@ struct Driver<'a, 'c> {
     gemm: &'a Gemm,
     shape: TileShape,
     n: Int<'c>,
+    /// Length of a segment of the reduction.
     k: Int<'c>,
+    segments: Segments<'c>,
+    /// How many segments there are.
+    segment_count: Int<'c>,
     panel_bytes: Int<'c>,
     /// The register tiles by height, from 1.
     tiles: Vec<Tile<'c>>,
@@ -168,7 +176,8 @@ impl<'c> Driver<'_, 'c> {
                 let here = Operands { a, b, ..operands };
                 let ahead = self.ahead(operands.b, e.udiv(row, height));
                 e.match_count(rows, self.shape.rows, |rows| {
-                    self.tiles[rows as usize - 1].call(e, here, self.k, self.sums, ahead);
+                    let reduction = (self.k, &self.segments);
+                    self.tiles[rows as usize - 1].call(e, here, reduction, self.sums, ahead);
                 });
                 let tail = e.at_index(e.at(operands.b, self.codes_bytes()), in_panel, 4);
                 self.pieces(block, (row, rows), (column, end), tail, epilogue);
@@ -181,7 +190,7 @@ impl<'c> Driver<'_, 'c> {
     /// loses a third of its time at 128 rows. Later tiles fetch what is there already.
     fn ahead(&self, panel: Ptr<'c>, tile: Int<'c>) -> Ptr<'c> {
         let e = self.e;
-        let lines = steps(e, self.gemm.product, self.k);
+        let lines = e.mul(steps(e, self.gemm.product, self.k), self.segment_count);
         let next = e.at(panel, self.panel_bytes);
         let share = e.at_index(next, e.mul(tile, lines), 64);
         let fetches = e.icmp(IntCmp::SLT, tile, e.i64(LINES_A_STEP));

@@ -3,6 +3,10 @@
 //! **Operands.** A is rows of u8 codes (`s8 + 128`, k adjoining) or of floats (any stride of k). B is a constant in its
 //! packed form ([`crate::pack`]), or for floats a run-time tensor of any strides, packed panel by panel into scratch.
 //!
+//! **Segments.** A convolution is such a product whose A is the padded operand itself: a row (an output position) is not
+//! contiguous but a few pieces of equal length, one for each kernel row (or tap), that lie a fixed stride apart. The loop
+//! over K then is a nest over the segment axes around the loop within a segment. B is packed segment by segment.
+//!
 //! **Register tile.** Rows x columns of accumulators stay in registers over the whole of K:
 //!
 //! | level | int8 | f32 | columns |
@@ -65,6 +69,8 @@ pub struct Gemm {
     pub first_param: u32,
     /// How many batch axes there are (outermost first).
     pub batch_axes: u32,
+    /// How many axes enumerate the segments of the reduction (outermost first); 0 if it is one piece.
+    pub segment_axes: u32,
 }
 
 /// Positions of the parameters of a [`Gemm`], counted from [`Gemm::first_param`]. Offsets and strides are in bytes.
@@ -73,7 +79,7 @@ pub mod param {
     pub const M: u32 = 0;
     /// Columns.
     pub const N: u32 = 1;
-    /// Length of the reduction.
+    /// Length of the reduction, or of one of its segments.
     pub const K: u32 = 2;
     /// Rows of a block, at least 1.
     pub const ROW_BLOCK: u32 = 3;
@@ -101,12 +107,33 @@ pub mod param {
     pub const BATCH_B: u32 = 2;
     /// Parameters of a batch axis.
     pub const PER_BATCH: u32 = 3;
+    /// Behind those of the batch axes two for each segment axis. Extent of a segment axis.
+    pub const SEGMENT_EXTENT: u32 = 0;
+    /// Stride of A along a segment axis.
+    pub const SEGMENT_A: u32 = 1;
+    /// Parameters of a segment axis.
+    pub const PER_SEGMENT: u32 = 2;
 }
 
 impl Gemm {
     /// How many parameters the kernel's matrix product takes; an epilogue's own follow.
     pub fn param_count(&self) -> u32 {
+        self.first_segment() + self.segment_axes * param::PER_SEGMENT
+    }
+
+    /// Position of the first parameter of the segment axes.
+    fn first_segment(&self) -> u32 {
         param::BATCH + self.batch_axes * param::PER_BATCH
+    }
+
+    /// Extent and stride of A of each segment axis.
+    fn segments<'c>(&self, e: &Emit<'c>) -> tile::Segments<'c> {
+        (0..self.segment_axes)
+            .map(|axis| {
+                let p = |which| self.param(e, self.first_segment() + axis * param::PER_SEGMENT + which);
+                (p(param::SEGMENT_EXTENT), p(param::SEGMENT_A))
+            })
+            .collect()
     }
 
     /// Bytes at the start of the scratch that the product itself needs for a reduction of `k`; what an epilogue keeps

@@ -18,11 +18,15 @@ pub(super) const LINES_A_STEP: i64 = PANEL_STEP / LINE;
 /// A tile as a subroutine, so that its accumulators have all registers, whatever the epilogue keeps.
 pub(super) struct Tile<'c>(Subroutine<'c>);
 
+/// Segments of the reduction: extent and stride of A (in bytes) of each axis that counts them, outermost first.
+pub(super) type Segments<'c> = Vec<(Int<'c>, Int<'c>)>;
+
 impl<'c> Tile<'c> {
-    /// Generates the tile of this shape.
-    pub(super) fn new(e: &Emit<'c>, product: Product, shape: TileShape) -> Tile<'c> {
+    /// Generates the tile of this shape, with so many segment axes.
+    pub(super) fn new(e: &Emit<'c>, product: Product, shape: TileShape, segment_axes: u32) -> Tile<'c> {
         let (ptr, int) = (e.ptr_type().into(), e.i64(0).get_type().into());
-        let types = [ptr, int, int, ptr, int, ptr, ptr];
+        let mut types = vec![ptr, int, int, ptr, int, ptr, ptr];
+        types.extend(vec![int; 2 * segment_axes as usize]);
         Tile(e.subroutine(&types, |arguments| {
             let ptr = |n: usize| arguments[n].into_pointer_value();
             let int = |n: usize| arguments[n].into_int_value();
@@ -32,13 +36,24 @@ impl<'c> Tile<'c> {
                 a_k: int(2),
                 b: ptr(3),
             };
-            emit_tile(e, product, shape, operands, int(4), (ptr(5), ptr(6)));
+            let segments: Segments<'c> = (0..segment_axes as usize)
+                .map(|s| (int(7 + 2 * s), int(8 + 2 * s)))
+                .collect();
+            emit_tile(e, product, shape, operands, (int(4), &segments), (ptr(5), ptr(6)));
         }))
     }
 
-    /// Runs it: the sums go to `sums`, and what lies at `ahead`, one line a step along K, comes closer meanwhile.
-    pub(super) fn call(&self, e: &Emit<'c>, o: Operands<'c>, k: Int<'c>, sums: Ptr<'c>, ahead: Ptr<'c>) {
-        let arguments = [
+    /// Runs it on a reduction of length `k` in each segment: the sums go to `sums`, and what lies at `ahead`, one line a
+    /// step along K, comes closer meanwhile.
+    pub(super) fn call(
+        &self,
+        e: &Emit<'c>,
+        o: Operands<'c>,
+        (k, segments): (Int<'c>, &Segments<'c>),
+        sums: Ptr<'c>,
+        ahead: Ptr<'c>,
+    ) {
+        let mut arguments: Vec<Any<'c>> = vec![
             o.a.into(),
             o.a_row.into(),
             o.a_k.into(),
@@ -47,11 +62,14 @@ impl<'c> Tile<'c> {
             sums.into(),
             ahead.into(),
         ];
+        for (extent, stride) in segments {
+            arguments.extend([Any::from(*extent), Any::from(*stride)]);
+        }
         e.call_subroutine(self.0, &arguments);
     }
 }
 
-/// Steps along K: groups of 4 codes, or single floats.
+/// Steps along K within a segment: groups of 4 codes, or single floats.
 pub(super) fn steps<'c>(e: &Emit<'c>, product: Product, k: Int<'c>) -> Int<'c> {
     match product {
         Product::Int8 => e.div_ceil(k, e.i64(GROUP as i64)),
@@ -59,13 +77,14 @@ pub(super) fn steps<'c>(e: &Emit<'c>, product: Product, k: Int<'c>) -> Int<'c> {
     }
 }
 
-/// Generates a tile: `shape.rows` rows of A times `shape.columns` columns of B; the raw sums go to `sums`, row-major.
+/// Generates a tile: `shape.rows` rows of A times `shape.columns` columns of B; the raw sums go to `sums`, row-major. The
+/// reduction is `k` long in each of the segments.
 fn emit_tile<'c>(
     e: &Emit<'c>,
     product: Product,
     shape: TileShape,
     operands: Operands<'c>,
-    k: Int<'c>,
+    (k, segments): (Int<'c>, &Segments<'c>),
     (sums, ahead): (Ptr<'c>, Ptr<'c>),
 ) {
     let lanes = e.level().lanes();
@@ -76,45 +95,91 @@ fn emit_tile<'c>(
         Elem::F32
     };
     let zero: Any<'c> = e.vector_type(elem, lanes).const_zero().into();
-    let steps = steps(e, product, k);
-    let rows: Vec<Ptr<'c>> = (0..shape.rows)
-        .map(|r| e.opaque(e.at(operands.a, e.mul(operands.a_row, e.i64(i64::from(r))))))
-        .collect();
-    // Carried: the offset into the rows of A, the address of B, what to prefetch, the sums.
-    let mut init: Vec<Any<'c>> = vec![e.i64(0).into(), operands.b.into(), ahead.into()];
+    let loops = Loops {
+        e,
+        product,
+        vectors,
+        elem,
+        rows: (0..shape.rows)
+            .map(|r| e.opaque(e.at(operands.a, e.mul(operands.a_row, e.i64(i64::from(r))))))
+            .collect(),
+        a_k: operands.a_k,
+        steps: steps(e, product, k),
+    };
+    // Carried: the address of B, what to prefetch, the sums.
+    let mut init: Vec<Any<'c>> = vec![operands.b.into(), ahead.into()];
     init.extend(vec![zero; (shape.rows * vectors) as usize]);
-    let first_sum = init.len() - (shape.rows * vectors) as usize;
-
-    let done = e.fold(e.i64(0), steps, e.i64(1), &init, |_, carried| {
-        let mut next = carried.to_vec();
-        let (at, b) = (carried[0].into_int_value(), carried[1].into_pointer_value());
-        let columns: Vec<Vector<'c>> = (0..vectors)
-            .map(|v| {
-                let from = e.at_const(b, i64::from(v * lanes * 4));
-                e.load_aligned(e.vector_type(elem, lanes), from, lanes * 4)
-                    .into_vector_value()
-            })
-            .collect();
-        if product != Product::F32Dynamic {
-            let line = carried[2].into_pointer_value();
-            e.prefetch(line);
-            next[2] = e.at_const(line, LINE).into();
-        }
-        let step = Step::new(e, product, &columns);
-        for (r, row) in rows.iter().enumerate() {
-            let a = step.broadcast(e, e.at(*row, at));
-            for v in 0..vectors as usize {
-                let slot = &mut next[first_sum + r * vectors as usize + v];
-                *slot = step.accumulate(e, slot.into_vector_value(), a, v).into();
-            }
-        }
-        next[0] = e.add(at, operands.a_k).into();
-        next[1] = e.at_const(b, PANEL_STEP).into();
-        next
-    });
-    for (i, sum) in done[first_sum..].iter().enumerate() {
+    let done = loops.segments(segments, e.i64(0), &init);
+    for (i, sum) in done[2..].iter().enumerate() {
         let to = e.at_const(sums, i as i64 * i64::from(lanes) * 4);
         e.store_aligned(sum.into_vector_value(), to, lanes * 4);
+    }
+}
+
+/// What the loops of a tile share.
+struct Loops<'a, 'c> {
+    e: &'a Emit<'c>,
+    product: Product,
+    vectors: u32,
+    elem: Elem,
+    rows: Vec<Ptr<'c>>,
+    a_k: Int<'c>,
+    steps: Int<'c>,
+}
+
+impl<'c> Loops<'_, 'c> {
+    /// Loops over the segments; `start` is where the rows' current segment starts.
+    fn segments(
+        &self,
+        segments: &[(Int<'c>, Int<'c>)],
+        start: Int<'c>,
+        carried: &[Any<'c>],
+    ) -> Vec<Any<'c>> {
+        let e = self.e;
+        let Some(((extent, stride), rest)) = segments.split_first() else {
+            return self.segment(start, carried);
+        };
+        e.fold(e.i64(0), *extent, e.i64(1), carried, |i, carried| {
+            let start = e.add(start, e.mul(i, *stride));
+            self.segments(rest, start, carried)
+        })
+    }
+
+    /// Loops over a segment.
+    fn segment(&self, start: Int<'c>, carried: &[Any<'c>]) -> Vec<Any<'c>> {
+        let (e, lanes) = (self.e, self.e.level().lanes());
+        // Carried: the offset into the rows of A, the address of B, what to prefetch, the sums.
+        let mut init: Vec<Any<'c>> = vec![start.into()];
+        init.extend_from_slice(carried);
+        let mut done = e.fold(e.i64(0), self.steps, e.i64(1), &init, |_, carried| {
+            let mut next = carried.to_vec();
+            let (at, b) = (carried[0].into_int_value(), carried[1].into_pointer_value());
+            let columns: Vec<Vector<'c>> = (0..self.vectors)
+                .map(|v| {
+                    let from = e.at_const(b, i64::from(v * lanes * 4));
+                    e.load_aligned(e.vector_type(self.elem, lanes), from, lanes * 4)
+                        .into_vector_value()
+                })
+                .collect();
+            if self.product != Product::F32Dynamic {
+                let line = carried[2].into_pointer_value();
+                e.prefetch(line);
+                next[2] = e.at_const(line, LINE).into();
+            }
+            let step = Step::new(e, self.product, &columns);
+            for (r, row) in self.rows.iter().enumerate() {
+                let a = step.broadcast(e, e.at(*row, at));
+                for v in 0..self.vectors as usize {
+                    let slot = &mut next[3 + r * self.vectors as usize + v];
+                    *slot = step.accumulate(e, slot.into_vector_value(), a, v).into();
+                }
+            }
+            next[0] = e.add(at, self.a_k).into();
+            next[1] = e.at_const(b, PANEL_STEP).into();
+            next
+        });
+        done.remove(0);
+        done
     }
 }
 

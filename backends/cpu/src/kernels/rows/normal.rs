@@ -6,6 +6,7 @@
 //! the normal form, so regions that differ only in how their axes are cut share code.
 
 use rsqc_backend::KernelSpec;
+use rsqc_ir::Layout;
 use rsqc_ir::region::{Access, Anchor, AxisKind, Region};
 use rsqc_ir::scalar::{Body, BodyId, ScalarOp};
 
@@ -25,7 +26,10 @@ pub fn normalize(spec: &KernelSpec) -> KernelSpec {
         r.row_axes = u32::from(attention).min(r.row_axes);
     }
     drop_ones(r);
-    while let Some(a) = (0..r.axes.len() as u32).find(|a| mergeable(r, *a)) {
+    // A packed weight's reduce axes are the pieces in which it is packed.
+    let packed = spec.operand_layouts.contains(&Some(Layout::PackedWeight));
+    let kept = |r: &Region, a: u32| packed && r.axes[a as usize].kind == AxisKind::Reduce;
+    while let Some(a) = (0..r.axes.len() as u32).find(|a| !kept(r, *a) && mergeable(r, *a)) {
         merge(r, a);
     }
     if free && !attention {
