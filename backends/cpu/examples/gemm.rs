@@ -40,6 +40,7 @@ fn gemm(product: Product) -> Gemm {
         first_param: 0,
         batch_axes: 0,
         segment_axes: 0,
+        max_columns: 64,
     }
 }
 

@@ -24,6 +24,7 @@ fn assembly(level: Level, product: Product) -> String {
             first_param: 0,
             batch_axes: 1,
             segment_axes: 0,
+            max_columns: 64,
         },
         &mut Keep,
     );

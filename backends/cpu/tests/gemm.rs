@@ -38,6 +38,7 @@ fn gemm(product: Product, batch_axes: u32) -> Gemm {
         first_param: 0,
         batch_axes,
         segment_axes: 0,
+        max_columns: 64,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Phase transitions: fake quantization to integer products, bodies to primitive ops, physical layouts.
 
 mod assign_layouts;
+#[cfg(test)]
+mod conv_tests;
 mod expand_transcendentals;
 mod finish_lowering;
 mod integer_conv;

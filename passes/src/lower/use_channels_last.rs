@@ -2,7 +2,7 @@
 //!
 //! Before -> after: `y = conv(x, w, b)` -> `t = transpose(x); u = conv.last(t, w') + b; y = transpose(u)`, `quant.conv` and
 //! `pool` likewise, with constant weights turned to `[kernel..., c, o]`. Transposes sink: an op between two convolutions
-//! that works element by element (or quantizes, joins, pads, reduces) is done on the turned form too, so that its result
+//! that works element by element (or quantizes, joins, cuts, pads, reduces) is done on the turned form too, so that its result
 //! needs no turning, and transposes are left only where something else reads or writes. Those become access maps when
 //! regions are formed.
 //!
@@ -17,7 +17,7 @@ use rsqc_ir::ops::channels_last::{ConvLast, PoolLast};
 use rsqc_ir::ops::elementwise::Add;
 use rsqc_ir::ops::quant::{Dequantize, DynamicParams, Quantize};
 use rsqc_ir::ops::reduce::Reduce;
-use rsqc_ir::ops::shape::{Concat, Pad, Reshape, Transpose};
+use rsqc_ir::ops::shape::{Concat, Pad, Reshape, Slice, Transpose};
 use rsqc_ir::quant::{Granularity, QuantType};
 use rsqc_ir::{Const, Dim, Loc, Module, Node, NodeId, Op, Phase, Rebuild, ScalarType, TensorType, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -215,6 +215,14 @@ impl Turning<'_> {
                 let y = self.emit(op, &ins, &n.loc)?[0];
                 self.define(n.output(), y);
                 Ok(true)
+            }
+            Op::Slice(o) if self.is_turned(x) => {
+                let op = Slice {
+                    starts: turn(&o.starts),
+                    sizes: turn(&o.sizes),
+                    steps: turn(&o.steps),
+                };
+                self.same(n, op.into())
             }
             Op::Reduce(o) if self.is_turned(x) => self.reduce(n, o),
             Op::Quantize(_) | Op::Dequantize(_) | Op::DynamicParams(_) if self.is_turned(x) => {

@@ -14,7 +14,7 @@ use super::gemm::{Block, Blocking, Epilogue, Gemm, Piece, Product, Row, emit_gem
 use super::rows::{self, Env, Place, RowCode, RowPlan, evaluate};
 use crate::level::LevelFacts;
 use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr, Vector};
-use crate::pack::PANEL;
+use crate::pack::{BLOCK, PANEL};
 use rsqc_backend::{KernelSpec, Params};
 use rsqc_ir::region::{Anchor, Region};
 use rsqc_ir::{Dim, Layout, ScalarType, TensorType};
@@ -110,6 +110,7 @@ impl Linear {
                 first_param: Params::of(spec).dims().len() as u32,
                 batch_axes: axes.len() as u32,
                 segment_axes: segments.len() as u32,
+                max_columns: few_columns(r, n),
             },
             m,
             n,
@@ -288,6 +289,13 @@ fn packed_matrix(r: &Region, (operand, ty): (u32, &TensorType), reduce: &[u32], 
     let longer = |d: &&Dim| !d.is(1);
     let axes: Vec<Dim> = reduce.iter().map(|x| extent(*x)).collect();
     dense && rows.iter().filter(longer).eq(axes.iter().filter(longer))
+}
+
+/// Columns that a tile needs to have, where the product is known to have fewer than a panel.
+fn few_columns(r: &Region, n: Option<u32>) -> u32 {
+    let columns = n.map_or(Some(1), |n| r.axes[n as usize].extent.as_const());
+    let block = columns.and_then(|n| u32::try_from(n).ok()).unwrap_or(u32::MAX);
+    block.clamp(1, PANEL as u32).next_multiple_of(BLOCK as u32)
 }
 
 /// Elements of a row of accumulators in scratch.

@@ -9,7 +9,7 @@ use crate::pack::{BLOCK, PANEL, TAIL};
 /// Generates the whole kernel: for each tile of the call, the block's products and `epilogue`.
 pub fn emit_gemm<'c>(e: &Emit<'c>, gemm: &Gemm, epilogue: &mut dyn Epilogue<'c>) {
     let p = |position| gemm.param(e, position);
-    let shape = TileShape::of(gemm.product, e.level());
+    let shape = TileShape::of(gemm, e.level());
     let (m, n, k) = (p(param::M), p(param::N), p(param::K));
     let panel = e.i64(PANEL as i64);
     let panels = e.div_ceil(n, panel);

@@ -71,6 +71,8 @@ pub struct Gemm {
     pub batch_axes: u32,
     /// How many axes enumerate the segments of the reduction (outermost first); 0 if it is one piece.
     pub segment_axes: u32,
+    /// Columns of a tile at most, a multiple of 16: what a product with few columns needs of a panel.
+    pub max_columns: u32,
 }
 
 /// Positions of the parameters of a [`Gemm`], counted from [`Gemm::first_param`]. Offsets and strides are in bytes.
@@ -269,15 +271,19 @@ pub(crate) struct TileShape {
 
 impl TileShape {
     /// The shape whose accumulators, operands and temporaries just fit the level's registers (32 or 16).
-    pub(crate) fn of(product: Product, level: Level) -> TileShape {
-        let rows = match (product, level) {
+    pub(crate) fn of(gemm: &Gemm, level: Level) -> TileShape {
+        let rows = match (gemm.product, level) {
             (_, Level::Portable) => 2,
             (Product::Int8, Level::Avx2) => 4,
             _ => 6,
         };
         TileShape {
             rows,
-            columns: if level.lanes() == 16 { 64 } else { 16 },
+            columns: if level.lanes() == 16 {
+                gemm.max_columns.clamp(16, 64)
+            } else {
+                16
+            },
         }
     }
 }
