@@ -30,13 +30,17 @@ field() {
 }
 
 [ -n "$json" ] ||
-    printf '%-6s %-7s %8s %10s %15s %15s %15s\n' model scheme top-1 agreement "artifact bytes" "ms, batch 1" "ms, batch 32"
+    printf '%-6s %-12s %8s %10s %15s %15s %15s\n' model scheme top-1 agreement "artifact bytes" "ms, batch 1" "ms, batch 32"
 for model in vit cnn mlp; do
-    for scheme in none w8a8; do
+    schemes="none w8a8"
+    [ "$model" != cnn ] || schemes="$schemes w8a8-static"
+    for scheme in $schemes; do
         source=examples/digits/$model.onnx
         artifact=$out/$model-$scheme.so
         echo "quickstart: $model $scheme" >&2
-        "$rsqc" compile "$source" --scheme "$scheme" -o "$artifact" --json >"$out/compile.json"
+        calib=()
+        [ "$scheme" != w8a8-static ] || calib=(--calib examples/digits/calib.npz)
+        "$rsqc" compile "$source" --scheme "$scheme" "${calib[@]}" -o "$artifact" --json >"$out/compile.json"
         "$rsqc" eval "$artifact" --data examples/digits/eval.npz --task classify --against "$source" --json >"$out/eval.json"
         "$rsqc" bench "$artifact" --shapes 1 --threads 1 --json >"$out/bench1.json"
         "$rsqc" bench "$artifact" --shapes 32 --threads 1 --json >"$out/bench32.json"
@@ -49,7 +53,7 @@ for model in vit cnn mlp; do
             printf '{"model":"%s","scheme":"%s","top1":%s,"agreement":%s,"bytes":%s,"ms_1":%s,"ms_32":%s}\n' \
                 "$model" "$scheme" "$top1" "$agreement" "$bytes" "$ms_1" "$ms_32"
         else
-            LC_ALL=C printf '%-6s %-7s %8.4f %10.4f %15d %15.4f %15.4f\n' \
+            LC_ALL=C printf '%-6s %-12s %8.4f %10.4f %15d %15.4f %15.4f\n' \
                 "$model" "$scheme" "$top1" "$agreement" "$bytes" "$ms_1" "$ms_32"
         fi
     done
