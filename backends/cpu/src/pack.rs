@@ -172,10 +172,7 @@ pub fn pack_i8_segments(
     matrix.check()?;
     let count = matrix.k.checked_div(segment).unwrap_or(0);
     if count * segment != matrix.k {
-        return Err(PackError::Segments {
-            k: matrix.k,
-            segment,
-        });
+        return Err(PackError::Segments { k: matrix.k, segment });
     }
     if scales.len() != 1 && scales.len() != matrix.n {
         return Err(PackError::Scales {

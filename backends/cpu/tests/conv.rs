@@ -102,9 +102,14 @@ fn check(kind: Kind, s: Shape, random: &mut Random) {
         physical.insert(1, pack_i8_segments(matrix, last, &[1.0]).expect("valid"));
         physical.insert(0, inputs[0].iter().map(|b| b ^ 0x80).collect());
     } else if float {
-        let values = inputs[1].chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("4")));
+        let values = inputs[1]
+            .chunks(4)
+            .map(|b| f32::from_le_bytes(b.try_into().expect("4")));
         let values: Vec<f32> = values.collect();
-        physical.insert(1, pack_f32(Matrix::row_major(&values, k, o as usize)).expect("valid"));
+        physical.insert(
+            1,
+            pack_f32(Matrix::row_major(&values, k, o as usize)).expect("valid"),
+        );
     }
     let elem: Elem = if float {
         ScalarType::F32.into()
@@ -121,7 +126,13 @@ fn check(kind: Kind, s: Shape, random: &mut Random) {
     let half = body.f32(0.5);
     let y = body.mul(y, half);
     let result = TensorType::new(ScalarType::F32, vec![b, s.out.0.into(), s.out.1.into(), o.into()]);
-    let access = Access::linear(result.strides().into_iter().enumerate().map(|(a, s)| (a as u32, s)));
+    let access = Access::linear(
+        result
+            .strides()
+            .into_iter()
+            .enumerate()
+            .map(|(a, s)| (a as u32, s)),
+    );
     let spec = KernelSpec {
         region: Region {
             axes,
@@ -141,10 +152,7 @@ fn check(kind: Kind, s: Shape, random: &mut Random) {
                 elem: elem.clone(),
                 shape,
             },
-            TensorType {
-                elem,
-                shape: weights,
-            },
+            TensorType { elem, shape: weights },
         ],
         operand_layouts: vec![
             (kind == Kind::Int8).then_some(Layout::OffsetBinary),

@@ -69,12 +69,7 @@ impl OpDef for ConvLast {
         Ok(vec![TensorType::new(elem, shape)])
     }
     fn eval(&self, _: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
-        convolution::conv_last(
-            self,
-            need(ins, 0)?,
-            need(ins, 1)?,
-            ins.get(2).copied().flatten(),
-        )
+        convolution::conv_last(self, need(ins, 0)?, need(ins, 1)?, ins.get(2).copied().flatten())
     }
 }
 

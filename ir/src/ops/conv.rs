@@ -140,7 +140,9 @@ impl QConv {
 pub(crate) fn codes(x: &TensorType, w: &TensorType, zero: Option<&TensorType>) -> Result<(), String> {
     let int = |t: &TensorType| t.storage().size() == 1 && t.storage().is_int();
     if !int(x) || !int(w) {
-        return Err(format!("an integer convolution needs 8-bit codes, found {x} and {w}"));
+        return Err(format!(
+            "an integer convolution needs 8-bit codes, found {x} and {w}"
+        ));
     }
     match zero {
         Some(z) if z.rank() != 0 || z.elem.plain() != Some(x.storage()) => {

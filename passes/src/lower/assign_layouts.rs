@@ -87,13 +87,16 @@ fn weight_form(m: &Module, v: ValueId, offset: bool) -> Option<Form> {
     }
     let (node, slot) = m.graph.users(v).next()?;
     if offset && storage == ScalarType::I8 {
-        let all = m.graph.users(v).all(|(n, _)| match region(m, n).map(|r| &r.anchor) {
-            Some(Anchor::Contract { lhs, acc, .. }) => {
-                let codes = m.graph.node(n).input(*lhs as usize);
-                *acc != ScalarType::I32 || codes.is_some_and(|c| can_be_offset(m, c))
-            }
-            _ => false,
-        });
+        let all = m
+            .graph
+            .users(v)
+            .all(|(n, _)| match region(m, n).map(|r| &r.anchor) {
+                Some(Anchor::Contract { lhs, acc, .. }) => {
+                    let codes = m.graph.node(n).input(*lhs as usize);
+                    *acc != ScalarType::I32 || codes.is_some_and(|c| can_be_offset(m, c))
+                }
+                _ => false,
+            });
         if !all {
             return None;
         }
@@ -191,7 +194,9 @@ fn reads(r: &Region, slot: u32, want: &[rsqc_ir::region::Term]) -> bool {
 
 /// Packs a weight under a shape, which may cut its rows into segments.
 fn pack(cx: &mut PassCx<'_>, v: ValueId, shape: Vec<Dim>) -> Result<(), Diag> {
-    let Some(c) = cx.module().const_of(v) else { return Ok(()) };
+    let Some(c) = cx.module().const_of(v) else {
+        return Ok(());
+    };
     if c.ty.shape == shape {
         set(cx, v, Layout::PackedWeight);
         return Ok(());
@@ -275,9 +280,7 @@ fn can_be_offset(m: &Module, v: ValueId) -> bool {
     computed
         && g.ty(v).storage() == ScalarType::I8
         && all_uses(m, v, &|r, slot| match r.anchor {
-            Anchor::Contract { lhs, rhs, acc, .. } => {
-                rhs != slot && (lhs != slot || acc == ScalarType::I32)
-            }
+            Anchor::Contract { lhs, rhs, acc, .. } => rhs != slot && (lhs != slot || acc == ScalarType::I32),
             Anchor::None => true,
             Anchor::Attention(_) => false,
         })

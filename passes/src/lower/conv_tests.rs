@@ -287,7 +287,10 @@ fn dynamic_codes_of_samples() {
     let mut quantized = m.clone();
     quantized.phase = Phase::Canonical;
     let steps = passes(&w8a8);
-    let until = steps.iter().position(|p| p.name() == "use-channels-last").expect("there");
+    let until = steps
+        .iter()
+        .position(|p| p.name() == "use-channels-last")
+        .expect("there");
     let before = run_passes(&quantized, &steps[..until]);
     let integer = |m: &Module| {
         m.graph
@@ -300,7 +303,7 @@ fn dynamic_codes_of_samples() {
 }
 
 #[test]
-fn scales_of_channels_follow_their_axis() {
+fn codes_with_scales_of_channels_are_not_turned() {
     let mut n = Net::new(9);
     let x = n.f32(&["b", "5", "4", "3"]);
     let y = conv3(&mut n, x, (5, 6), 1);

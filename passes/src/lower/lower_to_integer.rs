@@ -159,7 +159,12 @@ impl Lowering<'_> {
         const_matrix(self.m, f.input(0)?)
     }
 
-    pub(super) fn emit(&mut self, op: impl Into<Op>, ins: &[ValueId], loc: &Loc) -> Result<Vec<ValueId>, Diag> {
+    pub(super) fn emit(
+        &mut self,
+        op: impl Into<Op>,
+        ins: &[ValueId],
+        loc: &Loc,
+    ) -> Result<Vec<ValueId>, Diag> {
         let ins = ins.iter().map(|v| Some(*v)).collect();
         self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)
     }

@@ -15,7 +15,6 @@ use crate::sweep::is_elementwise;
 use rsqc_ir::diag::Diag;
 use rsqc_ir::ops::channels_last::{ConvLast, PoolLast};
 use rsqc_ir::ops::elementwise::Add;
-use rsqc_ir::ops::quant::{Dequantize, DynamicParams, Quantize};
 use rsqc_ir::ops::reduce::Reduce;
 use rsqc_ir::ops::shape::{Concat, Pad, Reshape, Slice, Transpose};
 use rsqc_ir::quant::{Granularity, QuantType};
@@ -37,12 +36,7 @@ impl Pass for UseChannelsLast {
     }
     fn run(&self, cx: &mut PassCx<'_>) -> Result<(), Diag> {
         let m = cx.module().clone();
-        let windows = |id: &NodeId| {
-            matches!(
-                m.graph.node(*id).op,
-                Op::Conv(_) | Op::QConv(_) | Op::Pool(_)
-            )
-        };
+        let windows = |id: &NodeId| matches!(m.graph.node(*id).op, Op::Conv(_) | Op::QConv(_) | Op::Pool(_));
         if !m.graph.node_ids().any(|id| windows(&id)) {
             return Ok(());
         }
@@ -206,7 +200,9 @@ impl Turning<'_> {
                 self.same(n, Concat { axis }.into())
             }
             Op::Pad(o) if self.is_turned(x) => {
-                let (Some(x), Some(v)) = (x, n.input(1)) else { return Ok(false) };
+                let (Some(x), Some(v)) = (x, n.input(1)) else {
+                    return Ok(false);
+                };
                 let op = Pad {
                     before: turn(&o.before),
                     after: turn(&o.after),
@@ -326,36 +322,19 @@ impl Turning<'_> {
         Ok(true)
     }
 
-    /// Scales of a whole tensor or of each sample stay as they are; those of channels belong to the last axis.
+    /// Scales of a whole tensor or of each sample mean the same in turned form; nothing else is turned.
     fn quantization(&mut self, n: &Node) -> Result<bool, Diag> {
         let Some(v) = n.input(0) else { return Ok(false) };
-        let rank = self.m.graph.ty(v).rank();
-        let granularity = |g: Granularity| match g {
-            Granularity::Tensor => Some(g),
-            Granularity::Axis(a) => Some(Granularity::Axis(place(a as usize, rank) as u32)),
-            _ => None,
+        let (qtype, pre_scale) = match &n.op {
+            Op::Quantize(o) => (&o.qtype, n.input(3)),
+            Op::Dequantize(o) => (&o.qtype, None),
+            Op::DynamicParams(o) => (&o.qtype, n.input(1)),
+            _ => return Ok(false),
         };
-        let turned = |q: &QuantType| {
-            Some(QuantType {
-                granularity: granularity(q.granularity)?,
-                ..q.clone()
-            })
-        };
-        let pre_scale = if matches!(n.op, Op::Quantize(_)) { 3 } else { 1 };
-        let op: Option<Op> = match &n.op {
-            Op::Quantize(_) | Op::DynamicParams(_) if n.input(pre_scale).is_some() => None,
-            Op::Quantize(o) => turned(&o.qtype).map(|qtype| {
-                Quantize {
-                    qtype,
-                    rounding: o.rounding,
-                }
-                .into()
-            }),
-            Op::Dequantize(o) => turned(&o.qtype).map(|qtype| Dequantize { qtype }.into()),
-            Op::DynamicParams(o) => turned(&o.qtype).map(|qtype| DynamicParams { qtype }.into()),
-            _ => None,
-        };
-        let Some(op) = op else { return Ok(false) };
+        let coarse = matches!(qtype.granularity, Granularity::Tensor | Granularity::Axis(0));
+        if !coarse || pre_scale.is_some() {
+            return Ok(false);
+        }
         let mut ins = vec![Some(self.last(v, &n.loc)?)];
         for p in &n.inputs[1..] {
             ins.push(match p {
@@ -363,8 +342,11 @@ impl Turning<'_> {
                 None => None,
             });
         }
-        let parameters = matches!(op, Op::DynamicParams(_));
-        let out = self.r.node(self.m, op, ins, &n.loc).map_err(edit_diag)?;
+        let parameters = matches!(n.op, Op::DynamicParams(_));
+        let out = self
+            .r
+            .node(self.m, n.op.clone(), ins, &n.loc)
+            .map_err(edit_diag)?;
         for (old, new) in n.outputs.iter().zip(out) {
             if parameters {
                 self.r.set(*old, new);

@@ -151,9 +151,7 @@ fn segments(all: Vec<Segment>) -> Vec<Segment> {
     let mut out: Vec<Segment> = Vec::new();
     for (extent, x, w) in all.into_iter().rev().filter(|(e, ..)| !e.is(1)) {
         match out.last_mut() {
-            Some((n, xs, ws))
-                if x == xs.clone() * n.clone() && w == ws.clone() * n.clone() && !n.is(0) =>
-            {
+            Some((n, xs, ws)) if x == xs.clone() * n.clone() && w == ws.clone() * n.clone() && !n.is(0) => {
                 *n = n.clone() * extent;
             }
             _ => out.push((extent, x, w)),

@@ -129,12 +129,7 @@ struct Loops<'a, 'c> {
 
 impl<'c> Loops<'_, 'c> {
     /// Loops over the segments; `start` is where the rows' current segment starts.
-    fn segments(
-        &self,
-        segments: &[(Int<'c>, Int<'c>)],
-        start: Int<'c>,
-        carried: &[Any<'c>],
-    ) -> Vec<Any<'c>> {
+    fn segments(&self, segments: &[(Int<'c>, Int<'c>)], start: Int<'c>, carried: &[Any<'c>]) -> Vec<Any<'c>> {
         let e = self.e;
         let Some(((extent, stride), rest)) = segments.split_first() else {
             return self.segment(start, carried);
