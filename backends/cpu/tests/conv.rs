@@ -36,6 +36,20 @@ enum Kind {
     Plain,
 }
 
+/// So many random codes or floats; small integers make float sums exact in any order.
+fn fill(count: i64, float: bool, random: &mut Random) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..count {
+        let v = i128::from(random.bits() % 255) - 127;
+        let (v, size) = match float {
+            true => (Value::of_float(ScalarType::F32, (v % 8) as f64), 4),
+            false => (Value::of_int(ScalarType::I8, v), 1),
+        };
+        bytes.extend_from_slice(&v.bits.to_le_bytes()[..size]);
+    }
+    bytes
+}
+
 fn check(kind: Kind, s: Shape, random: &mut Random) {
     let float = kind == Kind::F32;
     let (kh, kw) = s.kernel;
@@ -74,26 +88,12 @@ fn check(kind: Kind, s: Shape, random: &mut Random) {
         lhs.push((4 + i as u32, Dim::from(*stride)));
         rhs.push((4 + i as u32, Dim::from(step)));
     }
-    let (acc, size) = if float {
-        (ScalarType::F32, 4)
-    } else {
-        (ScalarType::I32, 1)
-    };
-    // Small integers make float sums exact in any order.
-    let mut fill = |count: i64| {
-        let mut bytes = Vec::new();
-        for _ in 0..count {
-            let v = i128::from(random.bits() % 255) - 127;
-            let v = match float {
-                true => Value::of_float(ScalarType::F32, (v % 8) as f64),
-                false => Value::of_int(ScalarType::I8, v),
-            };
-            bytes.extend_from_slice(&v.bits.to_le_bytes()[..size]);
-        }
-        bytes
-    };
+    let acc = if float { ScalarType::F32 } else { ScalarType::I32 };
     let k = (kh * kw * c) as usize;
-    let inputs = vec![fill(s.batch * h * w * c), fill(k as i64 * o)];
+    let inputs = vec![
+        fill(s.batch * h * w * c, float, random),
+        fill(k as i64 * o, float, random),
+    ];
     let last = pieces[pieces.len() - 1].0 as usize;
     let mut physical = BTreeMap::new();
     if kind == Kind::Int8 {
