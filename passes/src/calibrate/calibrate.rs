@@ -101,7 +101,10 @@ impl Calibrate {
                 .map(|(u, _)| g.node(u).loc.to_string())
                 .collect();
             let scheme = layers.first().map(|l| self.scheme.of_layer(member(l)).0);
-            let calibrator = scheme.and_then(|s| s.quantized()).map(|q| q.calibrator());
+            let linear = !g
+                .users(n.output())
+                .any(|(u, _)| matches!(g.node(u).op, Op::Conv(_)));
+            let calibrator = scheme.and_then(|s| s.quantized()).map(|q| q.calibrator(linear));
             Some(Point {
                 node: id,
                 source: n.input(0)?,

@@ -45,9 +45,9 @@ pub(crate) fn activation_codes(m: &Module, q: &Quantized, x: ValueId, token: Gra
         ScaleSource::DynamicTensor | ScaleSource::Static => Granularity::Tensor,
     };
     let fixed = source == ScaleSource::Static;
-    let calibrator = q.calibrator();
     // Rows of a linear layer are tokens; anything else here is an image or a signal.
     let linear = token == Granularity::Token;
+    let calibrator = q.calibrator(linear);
     let zero = fixed
         && match zero {
             ZeroPoint::Symmetric => false,

@@ -29,8 +29,9 @@ pub enum Calibrator {
 }
 
 impl Quantized {
-    /// The calibrator of the layer's activations.
-    pub fn calibrator(&self) -> Calibrator {
+    /// The calibrator of the layer's activations. Without a method it is the range of the values for linear layers, whose
+    /// outliers matter, and the least squared error for convolutions, whose long tails do not.
+    pub fn calibrator(&self, linear: bool) -> Calibrator {
         let used = self.methods.iter().find(|m| CALIBRATORS.contains(&m.name));
         let number = |key, default| used.and_then(|m| m.number(key)).unwrap_or(default);
         match used.map(|m| m.name) {
@@ -43,6 +44,7 @@ impl Quantized {
             Some("entropy") => Calibrator::Entropy,
             Some("mse") => Calibrator::Mse,
             Some("isotone") => Calibrator::Isotone,
+            None if !linear => Calibrator::Mse,
             _ => Calibrator::MinMax,
         }
     }

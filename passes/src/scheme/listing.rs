@@ -183,7 +183,7 @@ pub(super) const METHODS: &[SchemeInfo] = &[
     supported(row(
         Method,
         "minmax",
-        "static range: smallest and largest value (the default)",
+        "static range: smallest and largest value (the default of linear layers)",
         "samples",
         "",
     )),
@@ -211,7 +211,7 @@ pub(super) const METHODS: &[SchemeInfo] = &[
     supported(row(
         Method,
         "mse",
-        "static range: least mean squared error",
+        "static range: least mean squared error (the default of convolutions)",
         "samples",
         "",
     )),
