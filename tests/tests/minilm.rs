@@ -93,6 +93,48 @@ fn quantized_embeddings_stay_close() {
 }
 
 #[test]
+fn static_scales_cost_little_and_no_step_of_their_own() {
+    let test = "static_scales_cost_little_and_no_step_of_their_own";
+    let files =
+        ["model.onnx", "calib.npz", "eval.npz"].map(|f| shared::find(test, &format!("models/minilm/{f}")));
+    let [Some(path), Some(calib), Some(data)] = files else {
+        return;
+    };
+    let backend = rsqc_cpu::Cpu::default();
+    let o = compiler::CompileOptions {
+        calib: vec![calib],
+        ..options("w8a8-static", &[best()])
+    };
+    let compiled =
+        compiler::compile(&path, &o, &backend, &mut Clock::new(&mut |_| {})).expect("minilm compiles");
+    // As many steps as with scales computed at run time, which no step computes or applies alone.
+    let block = &compiled.manifest.blocks[0];
+    assert_eq!(block.steps.len(), 2 + 6 * 7);
+    let layers = compiled
+        .manifest
+        .layers
+        .iter()
+        .filter(|l| l.scheme == "w8a8-static");
+    assert_eq!(
+        layers
+            .filter(|l| l.extra.iter().any(|e| e.key == "scale"))
+            .count(),
+        24
+    );
+    let mut code = SessionProgram::new(&load(&compiled, best()), 2).expect("a session");
+    let figures = evaluate(Task::Embedding, &mut code, None, &data, usize::MAX).expect("evaluates");
+    println!("minilm w8a8-static: {figures:?}");
+    let figure = |name: &str| {
+        figures
+            .iter()
+            .find(|(k, _)| k == name)
+            .map_or(f64::NAN, |(_, v)| *v)
+    };
+    assert!(figure("spearman") >= 0.9963, "{figures:?}");
+    assert!(figure("mean_cosine") >= 0.9880, "{figures:?}");
+}
+
+#[test]
 fn one_quantized_program_serves_every_shape_and_thread_count() {
     let Some(path) = model("one_quantized_program_serves_every_shape_and_thread_count") else {
         return;

@@ -86,9 +86,16 @@ pub fn map_file(path: &Path) -> Res<Bytes> {
     map_fd(fd)
 }
 
-/// Maps an open descriptor after checking that it is a regular file.
-fn map_fd(fd: OwnedFd) -> Res<Bytes> {
-    let stat = rustix::fs::fstat(&fd).map_err(|e| ErrorKind::Io(describe(e)))?;
+/// Opens a file after checking that it is a regular one; gives its size too.
+pub fn open_file(path: &Path) -> Res<(File, u64)> {
+    let fd = rustix::fs::open(path, READ, Mode::empty()).map_err(|e| ErrorKind::Io(describe(e)))?;
+    let size = regular_size(&fd)?;
+    Ok((File::from(fd), size))
+}
+
+/// Size of an open regular file.
+fn regular_size(fd: &OwnedFd) -> Res<u64> {
+    let stat = rustix::fs::fstat(fd).map_err(|e| ErrorKind::Io(describe(e)))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::RegularFile {
         return Err(ErrorKind::Io(format!(
@@ -96,14 +103,20 @@ fn map_fd(fd: OwnedFd) -> Res<Bytes> {
             kind_name(kind)
         )));
     }
-    if stat.st_size == 0 {
+    Ok(u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+/// Maps an open descriptor after checking that it is a regular file.
+fn map_fd(fd: OwnedFd) -> Res<Bytes> {
+    let size = regular_size(&fd)?;
+    if size == 0 {
         return Ok(Vec::new().into());
     }
     let file = File::from(fd);
     // SAFETY: the map is private and read only. If another process truncates the file meanwhile, reading it faults; rsqc
     // asks its users not to change a model while it is being compiled, as every tool that maps files does.
-    let map = unsafe { Mmap::map(&file) }
-        .map_err(|e| ErrorKind::Io(format!("cannot map {} bytes: {e}", stat.st_size)))?;
+    let map =
+        unsafe { Mmap::map(&file) }.map_err(|e| ErrorKind::Io(format!("cannot map {size} bytes: {e}")))?;
     Ok(Bytes::new(Arc::new(map)))
 }
 

@@ -1,7 +1,6 @@
 //! Calibration: static scales from samples. One file a calibrator; [`Observer`] holds what they keep while samples stream
 //! by, and the pass [`Calibrate`] feeds it.
 
-mod calibrate;
 pub mod entropy;
 pub mod histogram;
 pub mod isotone;
@@ -9,11 +8,12 @@ pub mod min_max;
 pub mod moving_average;
 pub mod mse;
 mod observer;
+mod pass;
 #[cfg(test)]
 mod pass_tests;
 pub mod percentile;
 #[cfg(test)]
 mod tests;
 
-pub use calibrate::Calibrate;
 pub use observer::{NotFinite, Observer, Range, parameters};
+pub use pass::Calibrate;

@@ -7,6 +7,7 @@ pub mod calib;
 pub mod inputs;
 pub mod npy;
 pub mod npz;
+mod reader;
 
 use std::path::Path;
 

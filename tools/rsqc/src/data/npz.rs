@@ -1,16 +1,17 @@
 //! NumPy's `.npz` archives: a zip file of `.npy` members.
 //!
-//! The archive is mapped; members are read one at a time. Overlapping members, encryption, links and claims beyond the
+//! The archive is read where it lies, never mapped or held in memory; members are read one at a time. Overlapping members, encryption, links and claims beyond the
 //! limits are refused. A compressed member may grow to [`MAX_RATIO`] times its size or to [`SMALL`] bytes.
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use rsqc_onnx::error::{escape, escape_bytes};
-use rsqc_onnx::source::{Bytes, map_file};
+use rsqc_onnx::source::{map_file, open_file};
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
+use super::reader::FileReader;
 use super::{Array, DataError, npy};
 
 /// Growth that decompression may show beyond [`SMALL`]. Masks and token ids reach some hundreds.
@@ -20,19 +21,10 @@ pub const SMALL: u64 = 64 << 20;
 /// Most members of one archive.
 pub const MAX_MEMBERS: usize = 200_000;
 
-#[derive(Clone)]
-struct Mapped(Bytes);
-
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// An open archive.
 pub struct Npz {
     path: PathBuf,
-    zip: ZipArchive<Cursor<Mapped>>,
+    zip: ZipArchive<FileReader>,
     members: BTreeMap<String, usize>,
 }
 
@@ -40,8 +32,8 @@ impl Npz {
     /// Opens an archive and checks its directory.
     pub fn open(path: &Path) -> Result<Npz, DataError> {
         let fail = |what: String| DataError::new(path, what);
-        let bytes = map_file(path).map_err(|e| fail(e.to_string()))?;
-        let mut zip = ZipArchive::new(Cursor::new(Mapped(bytes)))
+        let (file, size) = open_file(path).map_err(|e| fail(e.to_string()))?;
+        let mut zip = ZipArchive::new(FileReader::new(file, size))
             .map_err(|e| fail(format!("not a readable zip archive: {e}")))?;
         if zip.len() > MAX_MEMBERS {
             return Err(fail(format!(
@@ -214,6 +206,7 @@ pub fn write_npz<'a>(
 mod tests {
     use super::*;
     use rsqc_ir::types::ScalarType;
+    use std::io::Cursor;
 
     fn zip_with(members: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
