@@ -9,6 +9,7 @@ use rsqc_ir::eval::Tensor;
 use rsqc_ir::ops::elementwise::Mul;
 use rsqc_ir::{Const, ConstId, Module, NodeId, Rebuild, ValueId};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// An operand that becomes another constant: elements in f64, rounded when all factors are in.
 struct Operand {
@@ -108,18 +109,17 @@ fn operand<'t>(
     done: &Operands,
     trial: &'t mut Operands,
 ) -> Option<&'t mut Operand> {
-    if !trial.contains_key(&key) {
-        let o = match done.get(&key) {
+    match trial.entry(key) {
+        Entry::Occupied(e) => Some(e.into_mut()),
+        Entry::Vacant(e) => Some(e.insert(match done.get(&key) {
             Some(o) => Operand {
                 name: o.name.clone(),
                 shape: o.shape.clone(),
                 data: o.data.clone(),
             },
             None => original(m, key)?,
-        };
-        trial.insert(key, o);
+        })),
     }
-    trial.get_mut(&key)
 }
 
 fn original(m: &Module, (id, slot): (NodeId, usize)) -> Option<Operand> {

@@ -26,7 +26,7 @@ use crate::analysis::sites::{Role, Site, layer, sites};
 use crate::pass::{Effect, Pass, PassCx, Phases};
 use crate::scheme::{LayerScheme, Scheme};
 use rsqc_ir::diag::Diag;
-use rsqc_ir::{Module, NodeId, Phase};
+use rsqc_ir::{Module, NodeId, Op, Phase};
 use stats::Data;
 
 /// See the file documentation.
@@ -93,6 +93,13 @@ impl Pass for SmoothQuant {
 impl SmoothQuant {
     /// The sites to smooth; those left out are noted.
     fn sites(&self, cx: &mut PassCx<'_>, m: &Module) -> Result<Vec<Site>, Diag> {
+        for id in m.graph.node_ids() {
+            let n = m.graph.node(id);
+            let scheme = self.scheme.of_layer(&n.loc).0.quantized();
+            if matches!(n.op, Op::Conv(_)) && scheme.is_some_and(|q| q.method(options::NAME).is_some()) {
+                cx.remark_layer(&n.loc, "smooth", "none, a convolution");
+            }
+        }
         let mut all = sites(m, &|id| self.role(m, id))?;
         all.retain(|s| {
             let wanted = s.layers.iter().any(|id| {
@@ -119,9 +126,10 @@ impl SmoothQuant {
         if layer(m, id).is_none() {
             return Role::Other;
         }
+        let linear = matches!(m.graph.node(id).op, Op::MatMul(_));
         match self.scheme.of_layer(&m.graph.node(id).loc).0 {
             LayerScheme::Quantized(_) if !is_quantizable(m, id) => Role::Float,
-            LayerScheme::Quantized(q) if q.method(options::NAME).is_some() => Role::Smoothed,
+            LayerScheme::Quantized(q) if linear && q.method(options::NAME).is_some() => Role::Smoothed,
             LayerScheme::Quantized(_) => Role::Other,
             LayerScheme::Float => Role::Float,
         }
