@@ -140,7 +140,8 @@ pub enum Anchor {
     /// No accumulator; the body works on operands alone.
     None,
     /// `acc = sum over the reduce axes of lhs * rhs`: matrix product, convolution (several reduce axes, clamped reads:
-    /// see `pad`), pooling by sums. Integer codes accumulate exactly in i32, floats in f32.
+    /// see `pad`), pooling by sums. Integer codes accumulate exactly in i32, floats in f32;
+    /// so do floats (lhs) with 8-bit codes (rhs), the form of weight-only quantization.
     Contract {
         /// Operand number of the left factor (activations).
         lhs: u32,

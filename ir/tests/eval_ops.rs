@@ -11,7 +11,7 @@ use rsqc_ir::ops::elementwise::{
 use rsqc_ir::ops::linalg::MatMul;
 use rsqc_ir::ops::nn::{Attention, EmptyRow, Rope};
 use rsqc_ir::ops::norm::{LayerNorm, RmsNorm, Softmax};
-use rsqc_ir::ops::quant::QMatMul;
+use rsqc_ir::ops::quant::{QMatMul, WeightMatMul};
 use rsqc_ir::ops::reduce::{ArgReduce, CumSum, Reduce, Reduction};
 use rsqc_ir::types::{Dim, ScalarType};
 
@@ -185,6 +185,21 @@ fn integer_products_are_exact_at_the_extremes() {
             Data::I32(vec![-255 * 127 * k as i32])
         );
     }
+}
+
+#[test]
+fn weight_only_products_multiply_floats_with_codes() {
+    // A sum that f32 could not hold on the way: rounded once, at the end.
+    let (a, b) = (
+        f32t(&[1, 3], &[1e8, 1.0, -1e8]),
+        Tensor::new(vec![3, 2], vec![127i8, -128, 3, 0, 127, -128]),
+    );
+    assert_eq!(f32s(&one(WeightMatMul {}, &[&a, &b])), [3.0, 0.0]);
+    let empty = one(
+        WeightMatMul {},
+        &[&f32t(&[2, 0], &[]), &Tensor::new(vec![0, 2], vec![0i8; 0])],
+    );
+    assert_eq!(f32s(&empty), [0.0; 4]);
 }
 
 #[test]

@@ -157,6 +157,7 @@ fn matmul_text(a: &str, b: &str, acc: &str, tail: &str, out: &str) -> String {
 fn contractions_are_matrix_products() {
     let mut r = Rng(33);
     let float = matmul_text("f32", "f32", "f32", "$1 = abs($0) : f32", "f32");
+    let mixed = matmul_text("f32", "i8", "f32", "$1 = neg($0) : f32", "f32");
     let int = matmul_text("i8", "i8", "i32", "$1 = neg($0) : i32", "i32");
     for (g, m, k, n) in [
         (1, 1, 1, 1),
@@ -169,6 +170,11 @@ fn contractions_are_matrix_products() {
         let got = exec(&float, &[a.clone(), b.clone()]).expect("runs");
         let want: Vec<f32> = f32s(&one(MatMul {}, &[&a, &b])).iter().map(|v| v.abs()).collect();
         assert_eq!(f32s(&got[0]), want);
+        let b = r.i8s(&[k, n]);
+        let got = exec(&mixed, &[a.clone(), b.clone()]).expect("runs");
+        let floats: Vec<f32> = b.to_f64().iter().map(|v| *v as f32).collect();
+        let want = f32s(&one(MatMul {}, &[&a, &Tensor::new(vec![k, n], floats)]));
+        assert_eq!(f32s(&got[0]), want.iter().map(|v| -v).collect::<Vec<f32>>());
         let (a, b) = (r.i8s(&[g, m, k]), r.i8s(&[k, n]));
         let got = exec(&int, &[a.clone(), b.clone()]).expect("runs");
         let Data::I32(want) = one(QMatMul {}, &[&a, &b]).data else {

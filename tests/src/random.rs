@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use rsqc_ir::eval::Tensor;
 use rsqc_ir::module::SymbolInfo;
+use rsqc_ir::ops::conv::{Conv, Pool, PoolKind};
 use rsqc_ir::ops::{InferCx, Op, elementwise as ew, gather, linalg, nn, norm, reduce, shape};
 use rsqc_ir::{Const, Dim, Graph, Module, Port, ScalarType, Symbol, TensorType, ValueId};
 
@@ -150,7 +151,7 @@ impl Generator {
 
     fn step(&mut self, options: Options) {
         let x = self.pick();
-        let v = match self.rng.u32(0..14) {
+        let v = match self.rng.u32(0..16) {
             0 | 1 => self.unary(x, options),
             2 | 3 => self.binary(x),
             4 | 5 => self.linear(x),
@@ -161,6 +162,7 @@ impl Generator {
             10 => self.slice(x),
             11 => self.concat(x),
             12 => self.attention(x),
+            13 | 14 => self.window(x),
             _ => self.gather(x),
         };
         self.keep(v);
@@ -350,6 +352,82 @@ impl Generator {
             },
             &[y],
         )
+    }
+
+    /// A convolution or a pool: over the second axis with the last as channels, or over both as a picture of one or two
+    /// channels. Channels go first for it and last again behind it.
+    fn window(&mut self, x: ValueId) -> Option<ValueId> {
+        let s = self.shape(x);
+        let w = s.last()?.as_const()?;
+        if s.len() != 3 {
+            return None;
+        }
+        let picture = self.rng.bool();
+        let perm = |p: &[i64]| shape::Transpose { perm: p.to_vec() };
+        let (channels, x) = if picture {
+            let channels = 1 + i64::from(w % 2 == 0);
+            let split = vec![
+                s[0].clone(),
+                s[1].clone(),
+                Dim::from(channels),
+                Dim::from(w / channels),
+            ];
+            let split = self.node(shape::Reshape { shape: split }, &[x])?;
+            (channels, self.node(perm(&[0, 2, 1, 3]), &[split])?)
+        } else {
+            (w, self.node(perm(&[0, 2, 1]), &[x])?)
+        };
+        let axes = 1 + usize::from(picture);
+        let y = self.windowed(x, channels, axes)?;
+        if !picture {
+            return self.node(perm(&[0, 2, 1]), &[y]);
+        }
+        let y = self.node(perm(&[0, 2, 3, 1]), &[y])?;
+        let s = self.shape(y);
+        let merged = vec![s[0].clone(), s[1].clone(), s[2].clone() * s[3].clone()];
+        self.node(shape::Reshape { shape: merged }, &[y])
+    }
+
+    /// A window over `axes` spatial axes, padded so that no extent becomes negative.
+    fn windowed(&mut self, x: ValueId, channels: i64, axes: usize) -> Option<ValueId> {
+        let mut draw = |range: std::ops::RangeInclusive<i64>| -> Vec<i64> {
+            (0..axes).map(|_| self.rng.i64(range.clone())).collect()
+        };
+        let (kernel, strides, dilations) = (draw(1..=3), draw(1..=2), draw(1..=2));
+        let mut pads = vec![0; 2 * axes];
+        for i in 0..axes {
+            let total = dilations[i] * (kernel[i] - 1);
+            pads[i] = self.rng.i64(0..=total);
+            pads[axes + i] = total - pads[i];
+        }
+        if self.rng.u32(0..3) == 0 {
+            let kinds = [PoolKind::Max, PoolKind::Average, PoolKind::AverageWithPad];
+            let pool = Pool {
+                kind: kinds[self.rng.usize(0..kinds.len())],
+                kernel,
+                strides,
+                dilations,
+                pads,
+                ceil: false,
+            };
+            return self.node(pool, &[x]);
+        }
+        let group = if self.rng.bool() { channels } else { 1 };
+        let out = group * self.rng.i64(1..=3);
+        let mut shape = vec![out as usize, (channels / group) as usize];
+        shape.extend(kernel.iter().map(|k| *k as usize));
+        let fan_in: usize = shape[1..].iter().product();
+        let mut ins = vec![x, self.constant(shape, 1.0 / (fan_in as f32).sqrt())];
+        if self.rng.bool() {
+            ins.push(self.constant(vec![out as usize], 0.3));
+        }
+        let conv = Conv {
+            strides,
+            dilations,
+            pads,
+            group,
+        };
+        self.node(conv, &ins)
     }
 
     /// A lookup in a small table, added to `x` where the shapes allow it.

@@ -4,9 +4,11 @@ use rsqc::compiler::{self, Clock, CompileOptions, Compiled};
 use rsqc::specs::{elem_type, scalar_type};
 use rsqc_artifact::Level;
 use rsqc_backend::Backend;
+use rsqc_ir::diag::Diag;
 use rsqc_ir::eval::{Data, Tensor};
 use rsqc_ir::{Module, ScalarType};
 use rsqc_passes::manager::{ManagerOptions, Report};
+use rsqc_passes::pass::Samples;
 use rsqc_passes::scheme::Scheme;
 use rsqc_runtime::{Model, Session, TensorView};
 use std::path::Path;
@@ -37,6 +39,24 @@ pub fn options(scheme: &str, levels: &[Level]) -> CompileOptions {
 /// Runs a scheme's pipeline.
 pub fn lower(m: &mut Module, o: &CompileOptions) -> Result<Report, String> {
     compiler::lower(m, Path::new("module"), o, &rsqc_cpu::Cpu::default()).map_err(|f| f.text)
+}
+
+/// Runs a scheme's pipeline; static scales come from one sample.
+pub fn lower_on(m: &mut Module, o: &CompileOptions, sample: Vec<Tensor>) -> Result<Report, String> {
+    let backend = rsqc_cpu::Cpu::default();
+    compiler::lower_with(m, Path::new("module"), o, &backend, Some(&One(sample))).map_err(|f| f.text)
+}
+
+/// Calibration data of one sample.
+struct One(Vec<Tensor>);
+
+impl Samples for One {
+    fn count(&self) -> usize {
+        1
+    }
+    fn sample(&self, _: usize) -> Result<Vec<Tensor>, Diag> {
+        Ok(self.0.clone())
+    }
 }
 
 /// Generates code for a lowered module.

@@ -8,7 +8,7 @@ use rsqc_ir::eval::{Executor, ReferenceExecutor, Tensor};
 use rsqc_ir::region::Anchor;
 use rsqc_ir::{Module, Op, ScalarType, Symbol};
 use rsqc_tests::random::{self, Options};
-use rsqc_tests::run::{compile, levels, load, lower, options, relative_difference, run, same_bits};
+use rsqc_tests::run::{compile, levels, load, lower_on, options, relative_difference, run, same_bits};
 
 /// Graphs a test; eight tests make the total.
 const GRAPHS: u64 = 250;
@@ -70,7 +70,9 @@ fn check(seed: u64, scheme: &str) {
     let levels = levels();
     let o = options(scheme, &levels);
     let mut lowered = original.clone();
-    if let Err(e) = lower(&mut lowered, &o) {
+    let fixed = |n: &Symbol| Some(if n.name() == "b" { 2 } else { 3 });
+    let sample = random::inputs(&original, &fixed, seed);
+    if let Err(e) = lower_on(&mut lowered, &o, sample) {
         panic!("seed {seed} {scheme}: {e}");
     }
     let compiled = compile(&lowered, &o).unwrap_or_else(|e| panic!("seed {seed} {scheme}: {e}"));
@@ -107,7 +109,7 @@ fn check(seed: u64, scheme: &str) {
 fn tolerance(lowered: &Module, scheme: &str) -> Option<f64> {
     match (has_float_products(lowered), scheme) {
         (false, _) => None,
-        (true, "none") => Some(FLOAT_TOLERANCE),
+        (true, "none" | "w8a16") => Some(FLOAT_TOLERANCE),
         (true, _) => Some(CODE_TOLERANCE),
     }
 }
@@ -135,10 +137,10 @@ macro_rules! batches {
 batches! {
     float_0 0 "none";
     float_1 1 "none";
-    float_2 2 "none";
+    quantized_2 2 "w8a8";
     quantized_3 3 "w8a8";
-    quantized_4 4 "w8a8";
-    quantized_5 5 "w8a8";
-    quantized_6 6 "w8a8";
-    quantized_7 7 "w8a8";
+    static_4 4 "w8a8-static";
+    static_5 5 "w8a8-static-asym";
+    tensor_6 6 "w8a8-tensor-wtensor";
+    weight_only_7 7 "w8a16";
 }

@@ -111,13 +111,13 @@ fn peak(kernel: &Loaded, level: Level, product: Product) -> f64 {
 }
 
 fn bench(worker: &Worker, (m, n, k): (usize, usize, usize)) {
-    for product in [Product::Int8, Product::F32] {
+    for product in [Product::Int8, Product::Mixed, Product::F32] {
         let g = gemm(product);
         let kernel = build(worker, |e| emit_gemm(e, &g, &mut Store(g)));
         let size = if product == Product::Int8 { 1 } else { 4 };
         let mut a = vec![0u8; m * k * size + 64];
         let mut b = match product {
-            Product::Int8 => pack::pack_i8(Matrix::row_major(&vec![1; k * n], k, n), &[0.5]),
+            Product::Int8 | Product::Mixed => pack::pack_i8(Matrix::row_major(&vec![1; k * n], k, n), &[0.5]),
             _ => pack::pack_f32(Matrix::row_major(&vec![1.0; k * n], k, n)),
         }
         .expect("a valid matrix");

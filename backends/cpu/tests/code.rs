@@ -84,6 +84,10 @@ fn full_tiles_do_not_spill() {
         (Level::AvxVnni, Product::F32, "vfmadd231ps", 12),
         (Level::Avx2, Product::F32, "vfmadd231ps", 12),
         (Level::Portable, Product::F32, "mulps", 8),
+        (Level::Avx512Vnni, Product::Mixed, "vfmadd231ps", 16),
+        (Level::AvxVnni, Product::Mixed, "vfmadd231ps", 12),
+        (Level::Avx2, Product::Mixed, "vfmadd231ps", 12),
+        (Level::Portable, Product::Mixed, "mulps", 8),
         (Level::AvxVnni, Product::Int8, "vpdpbusd", 12),
         (Level::Avx2, Product::Int8, "vpmaddwd", 16),
         (Level::Portable, Product::Int8, "pmaddwd", 16),
@@ -108,7 +112,7 @@ fn full_tiles_do_not_spill() {
 
 #[test]
 fn levels_stay_within_their_registers() {
-    for product in [Product::Int8, Product::F32, Product::F32Dynamic] {
+    for product in [Product::Int8, Product::Mixed, Product::F32, Product::F32Dynamic] {
         for level in Level::ALL {
             for line in assembly(level, product).lines().map(str::trim) {
                 let Some(name) = line.split_whitespace().next() else {

@@ -75,6 +75,17 @@ impl Run {
         }
     }
 
+    /// The right factor in elements of any size.
+    fn b<'a, T>(&self, data: &'a [T]) -> Matrix<'a, T> {
+        Matrix {
+            data,
+            k: self.k,
+            n: self.n,
+            k_stride: self.b_k / 4,
+            n_stride: self.b_n / 4,
+        }
+    }
+
     fn params(&self) -> Vec<i64> {
         let Blocking {
             row_block,
@@ -225,19 +236,16 @@ fn check_f32(kernel: &Loaded, product: Product, random: &mut Random, run: Run, s
         .map(|_| random.unit())
         .collect();
     let at_b = |k: usize, n: usize| (k * run.b_k + n * run.b_n) / 4;
-    let packed = if product == Product::F32 {
-        let (k_stride, n_stride) = (run.b_k / 4, run.b_n / 4);
-        let matrix = Matrix {
-            data: &b,
-            k: run.k,
-            n: run.n,
-            k_stride,
-            n_stride,
-        };
-        Some(aligned(&mut pack::pack_f32(matrix).expect("a valid matrix")))
-    } else {
-        None
+    let codes: Vec<i8> = b.iter().map(|x| (x * 128.5) as i8).collect();
+    if product == Product::Mixed {
+        b = codes.iter().map(|q| f32::from(*q)).collect();
+    }
+    let packed = match product {
+        Product::F32 => Some(pack::pack_f32(run.b(&b))),
+        Product::Mixed => Some(pack::pack_i8(run.b(&codes), &[0.5])),
+        _ => None,
     };
+    let packed = packed.map(|p| aligned(&mut p.expect("a valid matrix")));
     for level in host_levels() {
         let mut out = vec![-77f32; run.m * run.n + 16];
         let b_ptr = packed.as_ref().map_or(b.as_mut_ptr().cast(), Aligned::ptr);
@@ -268,11 +276,11 @@ fn float_products_stay_within_the_bound() {
     let worker = Worker::new().expect("llvm has x86");
     let mut random = Random(5);
     let mut scratch = vec![0u64; 400 * 32 + 16];
-    for product in [Product::F32, Product::F32Dynamic] {
+    for product in [Product::F32, Product::F32Dynamic, Product::Mixed] {
         let kernel = raw_kernel(&worker, gemm(product, 0));
         for i in 0..60 {
-            let (m, n) = (1 + random.below(15), EDGES[random.below(12)]);
-            let k = [1, 2, 3, 64, 65, 383, 384][random.below(7)];
+            let (m, n) = (random.below(27), EDGES[random.below(12)]);
+            let k = [0, 1, 2, 3, 64, 65, 383, 384][random.below(8)];
             let mut run = Run::dense(product, m, n, k);
             match i % 3 {
                 // B transposed: K adjoins.

@@ -25,6 +25,7 @@ struct Case {
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Int8,
+    Mixed,
     F32,
     Dynamic,
 }
@@ -45,7 +46,8 @@ impl Case {
         } else {
             ScalarType::F32.into()
         };
-        let weight: Elem = if int {
+        let codes = int || kind == Kind::Mixed;
+        let weight: Elem = if codes {
             QuantType::int8(Granularity::Axis(1)).into()
         } else {
             ScalarType::F32.into()
@@ -62,28 +64,30 @@ impl Case {
         } else {
             k * n
         };
-        let number = |random: &mut Random| {
+        let number = |random: &mut Random, codes: bool| {
             let v = i128::from(random.bits() % 255) - 127;
             // Small integers make float sums exact in any order.
-            if int {
+            if codes {
                 Value::of_int(ScalarType::I8, v)
             } else {
                 Value::of_float(ScalarType::F32, (v % 8) as f64)
             }
         };
-        let mut fill = |count: i64| {
-            let values = (0..count).map(|_| number(random));
+        let mut fill = |count: i64, codes: bool| {
+            let values = (0..count).map(|_| number(random, codes));
             values
                 .flat_map(|v| v.bits.to_le_bytes()[..v.ty.size()].to_vec())
                 .collect::<Vec<u8>>()
         };
-        let inputs = vec![fill(batch * m * (k + 3)), fill(weights)];
+        let inputs = vec![fill(batch * m * (k + 3), int), fill(weights, codes)];
         let mut physical = BTreeMap::new();
-        if int {
+        if codes {
             let codes: Vec<i8> = inputs[1].iter().map(|b| *b as i8).collect();
             let packed = pack_i8(Matrix::row_major(&codes, k as usize, n as usize), &[1.0]);
             physical.insert(1, packed.expect("a valid matrix"));
-            physical.insert(0, inputs[0].iter().map(|b| b ^ 0x80).collect());
+            if int {
+                physical.insert(0, inputs[0].iter().map(|b| b ^ 0x80).collect());
+            }
         } else if kind == Kind::F32 {
             let values: Vec<f32> = inputs[1]
                 .chunks(4)
@@ -213,7 +217,7 @@ const SHAPES: [(i64, i64, i64, i64); 8] = [
 #[test]
 fn direct_epilogues() {
     let mut random = Random(1);
-    for kind in [Kind::Int8, Kind::F32, Kind::Dynamic] {
+    for kind in [Kind::Int8, Kind::Mixed, Kind::F32, Kind::Dynamic] {
         for shape in SHAPES {
             let mut case = Case::new(kind, shape, &mut random);
             let (row, column) = (case.operand(false, &mut random), case.operand(true, &mut random));
@@ -242,7 +246,7 @@ fn direct_epilogues() {
 #[test]
 fn row_block_epilogues() {
     let mut random = Random(2);
-    for kind in [Kind::Int8, Kind::F32, Kind::Dynamic] {
+    for kind in [Kind::Int8, Kind::Mixed, Kind::F32, Kind::Dynamic] {
         for shape in SHAPES {
             let mut case = Case::new(kind, shape, &mut random);
             let column = case.operand(true, &mut random);

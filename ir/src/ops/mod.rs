@@ -200,6 +200,7 @@ op_table! {
     Quantize: quant::Quantize,
     Dequantize: quant::Dequantize,
     QMatMul: quant::QMatMul,
+    WeightMatMul: quant::WeightMatMul,
     // fused compute
     Region: region::RegionOp,
     #[cfg(feature = "test-ops")]

@@ -2,7 +2,7 @@
 
 use super::linalg::matmul_shape;
 use super::{InferCx, OpDef, arity, need};
-use crate::eval::{EvalCx, Tensor, quantization};
+use crate::eval::{EvalCx, Tensor, matmul, quantization};
 use crate::quant::{Granularity, QuantType};
 use crate::types::{Dim, ScalarType, TensorType};
 use crate::{attr_words, op_attrs, op_struct};
@@ -185,5 +185,28 @@ impl OpDef for QMatMul {
     }
     fn eval(&self, _: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
         quantization::qmatmul(need(ins, 0)?, need(ins, 1)?)
+    }
+}
+
+op_struct! {
+    /// Product of floats with signed 8-bit codes (NumPy shapes): f32 `sum_k a * b`, for weight-only quantization. Exact
+    /// products, summed and rounded as any float product; the codes' scales multiply the result elsewhere.
+    WeightMatMul {}
+}
+impl OpDef for WeightMatMul {
+    op_attrs!("quant.weight_matmul");
+    fn infer(&self, cx: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
+        arity(ins, 2, 2)?;
+        let (a, b) = (need(ins, 0)?, need(ins, 1)?);
+        let symmetric = b.elem.quant().is_some_and(|q| !q.zero);
+        if a.elem.plain() != Some(ScalarType::F32) || b.storage() != ScalarType::I8 || !symmetric {
+            return Err(format!(
+                "a weight-only product needs f32 and symmetric 8-bit codes, found {a} and {b}"
+            ));
+        }
+        Ok(vec![TensorType::new(ScalarType::F32, matmul_shape(cx, a, b)?)])
+    }
+    fn eval(&self, _: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
+        matmul::batched(need(ins, 0)?, need(ins, 1)?, ScalarType::F32)
     }
 }

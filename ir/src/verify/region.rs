@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 ///   parallel ones.
 /// - R2 there is one access an operand. Terms name axes, are sorted by axis, have at most one unclamped term an axis,
 ///   and no constant stride 0. Gathers name integer operands and are not cyclic.
-/// - R3 a contraction names two operands and has an i32 (or i64) accumulator for integers, a float one for floats; an
-///   attention names float operands (or integer codes for q and k) and two distinct reduce axes.
+/// - R3 a contraction names two operands and has an i32 (or i64) accumulator for integers, a float one for floats and
+///   for floats with 8-bit codes as right factor; an attention names float operands (or integer codes for q and k) and two distinct reduce axes.
 /// - R4 bodies are well typed; operands exist, have the declared type and, outside the anchor, do not use reduce axes;
 ///   `index` names a parallel axis (in a score body, also the key axis); `anchor` occurs only with an anchor, in its
 ///   type; no reduction in a score body, whose last statement is f32.
@@ -159,7 +159,7 @@ impl Checker<'_> {
             Anchor::Contract { lhs, rhs, acc, .. } => {
                 let types = (self.operand_type("R3", *lhs), self.operand_type("R3", *rhs));
                 let (Some(l), Some(r)) = types else { return };
-                let floats = l.is_float() && r.is_float() && acc.is_float();
+                let floats = l.is_float() && (r.is_float() || r == ScalarType::I8) && acc.is_float();
                 let ints = l.is_int() && r.is_int() && matches!(acc, ScalarType::I32 | ScalarType::I64);
                 if !floats && !ints {
                     self.error(format!("R3: a contraction of {l} and {r} in {acc}"));

@@ -14,7 +14,9 @@
 //! Convolutions likewise: see [`super::integer_conv`].
 //!
 //! The order of the float epilogue is this one everywhere: row scale first, then column scale (then the bias that
-//! follows as an ordinary add). `gather(fake(table), i)` -> `dequantize(gather(codes, i), gather(scales, i))`.
+//! follows as an ordinary add). With a float activation, `matmul(x, fake(w))` -> `quant.weight_matmul(x, codes of w) *
+//! scales of w`: the scales multiply the finished sum. `gather(fake(table), i)` -> `dequantize(gather(codes, i),
+//! gather(scales, i))`.
 //! A fake quantization with any other reader becomes quantize and dequantize. A pre-scale of the fake quantization becomes
 //! that of `quant.params` and `quant.quantize`.
 //!
@@ -28,7 +30,7 @@ use crate::pass::{Effect, Pass, PassCx, Phases, edit_diag};
 use rsqc_ir::diag::Diag;
 use rsqc_ir::ops::elementwise::{Cast, Mul, Sub};
 use rsqc_ir::ops::gather::Gather;
-use rsqc_ir::ops::quant::{Dequantize, DynamicParams, FakeQuant, QMatMul, Quantize, Rounding};
+use rsqc_ir::ops::quant::{Dequantize, DynamicParams, FakeQuant, QMatMul, Quantize, Rounding, WeightMatMul};
 use rsqc_ir::quant::{Granularity, QuantType};
 use rsqc_ir::{Const, Loc, Module, Node, Op, Phase, Rebuild, ScalarType, TensorType, ValueId};
 use std::collections::BTreeMap;
@@ -107,6 +109,15 @@ impl Lowering<'_> {
             {
                 if let (Some(x), Some(w)) = (n.input(0), self.weight(n, 1)) {
                     let y = self.linear(x, w, wq.granularity == Granularity::Tensor, &n.loc)?;
+                    self.r.set(n.output(), y);
+                    return Ok(());
+                }
+            }
+            (Op::MatMul(_), None, Some(wq))
+                if matches!(wq.granularity, Granularity::Axis(1) | Granularity::Tensor) =>
+            {
+                if let (Some(x), Some(w)) = (n.input(0), self.weight(n, 1)) {
+                    let y = self.weight_only(x, w, wq.granularity == Granularity::Tensor, &n.loc)?;
                     self.r.set(n.output(), y);
                     return Ok(());
                 }
@@ -274,6 +285,29 @@ impl Lowering<'_> {
                 Ok(self.emit(Mul {}, &[f, c], loc)?[0])
             }
         }
+    }
+
+    /// A float activation times codes; `whole`: one scale for all of them.
+    fn weight_only(&mut self, x: ValueId, w: Matrix, whole: bool, loc: &Loc) -> Result<ValueId, Diag> {
+        let q = if whole {
+            quantize_channels(&w, |_| 0, 1)
+        } else {
+            quantize_channels(&w, |i| i % w.n, w.n)
+        };
+        let (granularity, shape): (_, &[usize]) = if whole {
+            (Granularity::Tensor, &[])
+        } else {
+            (Granularity::Axis(1), &[w.n])
+        };
+        let ty = TensorType {
+            elem: QuantType::int8(granularity).into(),
+            shape: vec![w.k.into(), w.n.into()],
+        };
+        let x = self.r.get(self.m, x);
+        let codes = self.constant(&format!("{}.codes", w.name), ty, q.bytes())?;
+        let scales = self.f32s(&format!("{}.scales", w.name), shape, &q.scales)?;
+        let sum = self.emit(WeightMatMul {}, &[x, codes], loc)?[0];
+        Ok(self.emit(Mul {}, &[sum, scales], loc)?[0])
     }
 
     fn table(&mut self, t: Matrix, q: QuantType, index: ValueId, loc: &Loc) -> Result<ValueId, Diag> {

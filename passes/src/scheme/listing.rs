@@ -108,13 +108,13 @@ const SPELT: &[SchemeInfo] = &[
         "none",
         "arXiv 2206.01861",
     )),
-    row(
+    supported(row(
         Base,
         "w8a16",
-        "int8 weights per output channel, float activations",
+        "int8 weights per output channel, unpacked in registers, float activations, int8 embedding tables over 64 KB",
         "none",
         "",
-    ),
+    )),
     row(
         Base,
         "w<bits>a<bits>[kv<bits>]",

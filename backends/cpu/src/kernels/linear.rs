@@ -79,6 +79,9 @@ impl Linear {
                 (ScalarType::I8, Some(Layout::PackedWeight)),
                 ScalarType::I32,
             ) if k_adjoins => Product::Int8,
+            ((ScalarType::F32, None), (ScalarType::I8, Some(Layout::PackedWeight)), ScalarType::F32) => {
+                Product::Mixed
+            }
             ((ScalarType::F32, None), (ScalarType::F32, Some(Layout::PackedWeight)), ScalarType::F32) => {
                 Product::F32
             }
@@ -185,7 +188,7 @@ impl Linear {
         }
         let mut scratch = match self.gemm.product {
             Product::F32Dynamic => k * Dim::from(4 * PANEL),
-            Product::Int8 | Product::F32 => Dim::zero(),
+            Product::Int8 | Product::Mixed | Product::F32 => Dim::zero(),
         };
         if self.row_block {
             scratch = scratch + row_block * row_elements(&n) * Dim::from(4i64);

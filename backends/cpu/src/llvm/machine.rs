@@ -136,7 +136,7 @@ fn machine(triple: &TargetTriple, level: Level) -> Result<TargetMachine, Codegen
 }
 
 /// Registers the x86 target and the fatal-error handler, once a process.
-fn initialise() {
+pub(super) fn initialise() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         Target::initialize_x86(&InitializationConfig::default());

@@ -12,12 +12,14 @@
 //! methods panic instead of returning errors.
 
 mod convert;
+mod disassemble;
 mod emit;
 mod flow;
 mod machine;
 mod math;
 mod memory;
 
+pub use disassemble::{DisassembleError, Instruction, reachable};
 pub use emit::{Elem, Emit, Subroutine};
 pub use flow::Var;
 pub use inkwell::values::VectorValue as Vector;

@@ -127,7 +127,7 @@ pub fn lower(m: &Module, r: &mut Rebuild, id: NodeId) -> Result<Vec<ValueId>, Di
         Op::Reduce(o) => reduce::reduce(cx, o),
         Op::ArgReduce(o) => reduce::arg_reduce(cx, o),
         Op::CumSum(o) => reduce::cum_sum(cx, o),
-        Op::MatMul(_) | Op::QMatMul(_) => matmul::matmul(cx),
+        Op::MatMul(_) | Op::QMatMul(_) | Op::WeightMatMul(_) => matmul::matmul(cx),
         Op::Conv(o) => conv::conv(cx, o),
         Op::Pool(o) => conv::pool(cx, o),
         Op::ConvLast(o) => conv_last::conv(cx, o),

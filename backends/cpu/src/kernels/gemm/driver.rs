@@ -1,7 +1,7 @@
 //! The loops around the register tile: blocks, panels, row tiles, and the epilogue's loop.
 
 use super::panel::pack_panel;
-use super::tile::{LINES_A_STEP, Segments, Tile, steps};
+use super::tile::{Segments, Tile, fetching_tiles, steps};
 use super::{Block, Epilogue, Gemm, Piece, Product, Row, TileShape, param};
 use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr};
 use crate::pack::{BLOCK, PANEL, TAIL};
@@ -25,7 +25,7 @@ pub fn emit_gemm<'c>(e: &Emit<'c>, gemm: &Gemm, epilogue: &mut dyn Epilogue<'c>)
         segments,
         segment_count: count,
         panel_bytes: match gemm.product {
-            Product::Int8 => {
+            Product::Int8 | Product::Mixed => {
                 let padded = e.mul(e.and(e.add(k, e.i64(3)), e.i64(-4)), count);
                 e.add(e.mul(padded, panel), e.i64(TAIL as i64))
             }
@@ -62,7 +62,7 @@ pub fn emit_gemm<'c>(e: &Emit<'c>, gemm: &Gemm, epilogue: &mut dyn Epilogue<'c>)
         let a_k = match gemm.product {
             _ if is_staged => e.i64(4),
             Product::Int8 => e.i64(4),
-            Product::F32 | Product::F32Dynamic => p(param::A_K),
+            Product::Mixed | Product::F32 | Product::F32Dynamic => p(param::A_K),
         };
         e.for_range(first_panel, last_panel, e.i64(1), |index| {
             let b = driver.panel(b, index);
@@ -138,7 +138,7 @@ impl<'c> Driver<'_, 'c> {
     fn panel(&self, b: Ptr<'c>, index: Int<'c>) -> Ptr<'c> {
         let e = self.e;
         match self.gemm.product {
-            Product::Int8 | Product::F32 => e.at(b, e.mul(index, self.panel_bytes)),
+            Product::Int8 | Product::Mixed | Product::F32 => e.at(b, e.mul(index, self.panel_bytes)),
             Product::F32Dynamic => {
                 let p = |position| self.gemm.param(e, position);
                 let (b_k, b_n) = (p(param::B_K), p(param::B_N));
@@ -193,7 +193,7 @@ impl<'c> Driver<'_, 'c> {
         let lines = e.mul(steps(e, self.gemm.product, self.k), self.segment_count);
         let next = e.at(panel, self.panel_bytes);
         let share = e.at_index(next, e.mul(tile, lines), 64);
-        let fetches = e.icmp(IntCmp::SLT, tile, e.i64(LINES_A_STEP));
+        let fetches = e.icmp(IntCmp::SLT, tile, e.i64(fetching_tiles(self.gemm.product)));
         e.select(fetches, share, panel)
     }
 

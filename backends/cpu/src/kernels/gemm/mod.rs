@@ -20,10 +20,19 @@
 //! epilogue included (`cargo run --release -p rsqc-cpu --example gemm -- bench`): int8 95 % at avx512vnni and 84 % at
 //! avxvnni; f32 87 % at avx512vnni and 81 % at avx2.
 //!
-//! All int8 forms are exact on the full range of u8 x s8 and give identical i32 accumulators: bytes are widened to
-//! 16 bits before `pmaddwd`, whose pair sums cannot overflow. Heights below the full tile are generated as tiles of
-//! their own, so M is any number; tails of N and K are padding in the packed B (for int8, up to 3 bytes of A behind
-//! the last row are read and multiplied by 0).
+//! f32 times packed s8 weights (weight-only) reads the int8 form 4 k x 16 columns at a time and takes one k out of it:
+//! a shift to the left brings the code to the top of its 32 bits, an arithmetic shift to the right and a conversion make
+//! it a float, both exact; scales multiply in the epilogue. No float copy of the weight exists. As the codes of a k are
+//! unpacked once a tile, tiles are taller where registers allow: 8 rows x 32 columns at avx512vnni, else as f32.
+//!
+//! All int8 forms are exact on the full range of u8 x s8 and give identical i32 accumulators:
+//! - `pmaddwd` (portable, avx2): `psllw`, `psraw` widen the even and the odd bytes of w to 16 bits with their sign,
+//!   `pand`, `psrlw` those of a without one; the two products of at most 255 * 128 are added in 32 bits. The shorter
+//!   `pmaddubsw` adds pairs in 16 bits, where 2 * 255 * 127 saturates; no code may hold it (see [`crate::isa`]).
+//! - `vpdpbusd` (avxvnni, avx512vnni) adds four products of bytes to 32 bits and wraps; the saturating form is not used.
+//!
+//! Heights below the full tile are generated as tiles of their own, so M is any number; tails of N and K are padding in
+//! the packed B (for int8, up to 3 bytes of A behind the last row are read and multiplied by 0).
 //!
 //! **Epilogue.** A finished tile is written to a small stack buffer, and one loop over its rows and 16-column pieces
 //! hands accumulators to [`Epilogue::piece`]. So the epilogue's code exists once a kernel, whatever the number of tile
@@ -50,6 +59,8 @@ use crate::pack::PANEL;
 pub enum Product {
     /// u8 activations with packed s8 weights; the accumulator is the exact `sum (a - 128) * w`, i32.
     Int8,
+    /// f32 with packed s8 weights; the accumulator is the float sum of `a * w` before any scale.
+    Mixed,
     /// f32 with packed f32 weights.
     F32,
     /// f32 with a run-time f32 tensor.
@@ -143,7 +154,7 @@ impl Gemm {
     pub fn scratch_bytes(&self, k: u64) -> u64 {
         match self.product {
             Product::F32Dynamic => k * 4 * PANEL as u64,
-            Product::Int8 | Product::F32 => 0,
+            Product::Int8 | Product::Mixed | Product::F32 => 0,
         }
     }
 
@@ -151,7 +162,7 @@ impl Gemm {
     pub fn scratch_end<'c>(&self, e: &Emit<'c>) -> Int<'c> {
         match self.product {
             Product::F32Dynamic => e.mul(self.param(e, param::K), e.i64(4 * PANEL as i64)),
-            Product::Int8 | Product::F32 => e.i64(0),
+            Product::Int8 | Product::Mixed | Product::F32 => e.i64(0),
         }
     }
 
@@ -265,7 +276,7 @@ pub trait Epilogue<'c> {
 pub(crate) struct TileShape {
     /// Full height.
     pub rows: u32,
-    /// Columns: 16 or 64.
+    /// Columns: 16, 32 or 64.
     pub columns: u32,
 }
 
@@ -275,15 +286,14 @@ impl TileShape {
         let rows = match (gemm.product, level) {
             (_, Level::Portable) => 2,
             (Product::Int8, Level::Avx2) => 4,
+            (Product::Mixed, Level::Avx512Vnni) => 8,
             _ => 6,
         };
-        TileShape {
-            rows,
-            columns: if level.lanes() == 16 {
-                gemm.max_columns.clamp(16, 64)
-            } else {
-                16
-            },
-        }
+        let columns = match (gemm.product, level.lanes()) {
+            (Product::Mixed, 16) => gemm.max_columns.clamp(16, 32),
+            (_, 16) => gemm.max_columns.clamp(16, 64),
+            _ => 16,
+        };
+        TileShape { rows, columns }
     }
 }

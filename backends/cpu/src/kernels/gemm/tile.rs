@@ -9,11 +9,22 @@ use crate::pack::{GROUP, PANEL};
 /// Bytes from one k (f32) or one group of 4 k (int8) of a panel to the next; both are 64 columns of 4 bytes.
 const PANEL_STEP: i64 = 4 * PANEL as i64;
 
+/// Bits from an 8-bit code at the bottom of a word to its top.
+const TOP: i64 = 24;
+
 /// Bytes of a cache line.
 const LINE: i64 = 64;
 
-/// Tiles that fetch the whole next panel: each fetches one line a step.
-pub(super) const LINES_A_STEP: i64 = PANEL_STEP / LINE;
+/// Tiles that fetch the whole next panel: each fetches one line a step. A step of the mixed product is a quarter of the
+/// step of others: one code of each column.
+pub(super) fn fetching_tiles(product: Product) -> i64 {
+    let lines = PANEL_STEP / LINE;
+    if product == Product::Mixed {
+        lines / GROUP as i64
+    } else {
+        lines
+    }
+}
 
 /// A tile as a subroutine, so that its accumulators have all registers, whatever the epilogue keeps.
 pub(super) struct Tile<'c>(Subroutine<'c>);
@@ -69,11 +80,11 @@ impl<'c> Tile<'c> {
     }
 }
 
-/// Steps along K within a segment: groups of 4 codes, or single floats.
+/// Steps along K within a segment: groups of 4 codes where those are multiplied as such, else single elements.
 pub(super) fn steps<'c>(e: &Emit<'c>, product: Product, k: Int<'c>) -> Int<'c> {
     match product {
         Product::Int8 => e.div_ceil(k, e.i64(GROUP as i64)),
-        Product::F32 | Product::F32Dynamic => k,
+        Product::Mixed | Product::F32 | Product::F32Dynamic => k,
     }
 }
 
@@ -142,20 +153,19 @@ impl<'c> Loops<'_, 'c> {
 
     /// Loops over a segment.
     fn segment(&self, start: Int<'c>, carried: &[Any<'c>]) -> Vec<Any<'c>> {
-        let (e, lanes) = (self.e, self.e.level().lanes());
+        let e = self.e;
         // Carried: the offset into the rows of A, the address of B, what to prefetch, the sums.
         let mut init: Vec<Any<'c>> = vec![start.into()];
         init.extend_from_slice(carried);
-        let mut done = e.fold(e.i64(0), self.steps, e.i64(1), &init, |_, carried| {
+        let segment_b = carried[0].into_pointer_value();
+        let mut done = e.fold(e.i64(0), self.steps, e.i64(1), &init, |i, carried| {
             let mut next = carried.to_vec();
             let (at, b) = (carried[0].into_int_value(), carried[1].into_pointer_value());
-            let columns: Vec<Vector<'c>> = (0..self.vectors)
-                .map(|v| {
-                    let from = e.at_const(b, i64::from(v * lanes * 4));
-                    e.load_aligned(e.vector_type(self.elem, lanes), from, lanes * 4)
-                        .into_vector_value()
-                })
-                .collect();
+            let columns = if self.product == Product::Mixed {
+                unpack(e, segment_b, i, self.vectors)
+            } else {
+                load_columns(e, self.elem, b, self.vectors)
+            };
             if self.product != Product::F32Dynamic {
                 let line = carried[2].into_pointer_value();
                 e.prefetch(line);
@@ -173,9 +183,40 @@ impl<'c> Loops<'_, 'c> {
             next[1] = e.at_const(b, PANEL_STEP).into();
             next
         });
+        if self.product == Product::Mixed {
+            // A step is one code of each column; a segment ends with its last group.
+            let groups = e.div_ceil(self.steps, e.i64(GROUP as i64));
+            done[1] = e.at_index(segment_b, groups, PANEL_STEP as u32).into();
+        }
         done.remove(0);
         done
     }
+}
+
+/// Vectors of 32-bit lanes of B that adjoin.
+fn load_columns<'c>(e: &Emit<'c>, elem: Elem, from: Ptr<'c>, vectors: u32) -> Vec<Vector<'c>> {
+    let lanes = e.level().lanes();
+    let load = |v: u32| {
+        let from = e.at_const(from, i64::from(v * lanes * 4));
+        e.load_aligned(e.vector_type(elem, lanes), from, lanes * 4)
+            .into_vector_value()
+    };
+    (0..vectors).map(load).collect()
+}
+
+/// The codes of row `k` of packed int8 columns as floats: moved to the top of their words, so that one arithmetic shift
+/// extends their sign.
+fn unpack<'c>(e: &Emit<'c>, b: Ptr<'c>, k: Int<'c>, vectors: u32) -> Vec<Vector<'c>> {
+    let lanes = e.level().lanes();
+    let group = e.mul(e.and(k, e.i64(-(GROUP as i64))), e.i64(PANEL as i64));
+    // The same for all lanes: the baseline has no other variable shift.
+    let below = e.mul(e.and(k, e.i64(GROUP as i64 - 1)), e.i64(8));
+    let shift = e.splat(e.trunc_to(Elem::I32, e.sub(e.i64(TOP), below)), lanes);
+    let top = e.ints(Elem::I32, TOP, lanes);
+    load_columns(e, Elem::I32, e.at(b, group), vectors)
+        .into_iter()
+        .map(|words| e.int_to_float(e.ashr(e.shl(words, shift), top), true, Elem::F32))
+        .collect()
 }
 
 /// One step along K: B's vectors of this step, prepared for the level's multiply.
