@@ -173,8 +173,9 @@ fn contractions_are_matrix_products() {
         let b = r.i8s(&[k, n]);
         let got = exec(&mixed, &[a.clone(), b.clone()]).expect("runs");
         let floats: Vec<f32> = b.to_f64().iter().map(|v| *v as f32).collect();
-        let want = f32s(&one(MatMul {}, &[&a, &Tensor::new(vec![k, n], floats)]));
-        assert_eq!(f32s(&got[0]), want.iter().map(|v| -v).collect::<Vec<f32>>());
+        let want = one(MatMul {}, &[&a, &Tensor::new(vec![k, n], floats)]);
+        let want: Vec<f32> = f32s(&want).iter().map(|v| -v).collect();
+        assert_eq!(f32s(&got[0]), want);
         let (a, b) = (r.i8s(&[g, m, k]), r.i8s(&[k, n]));
         let got = exec(&int, &[a.clone(), b.clone()]).expect("runs");
         let Data::I32(want) = one(QMatMul {}, &[&a, &b]).data else {

@@ -103,7 +103,12 @@ fn minilm_is_small_close_and_never_float() {
     let smallest = no_float_copies(&compiled);
     let mut file = Vec::new();
     compiled.write(&mut file).expect("memory");
-    assert!(file.len() <= 24_500_000, "{} bytes, {} of code", file.len(), compiled.code.len());
+    assert!(
+        file.len() <= 24_500_000,
+        "{} bytes, {} of code",
+        file.len(),
+        compiled.code.len()
+    );
     let model = load(&compiled, level);
 
     // One token: what a session holds would not even fit the smallest weight as floats.

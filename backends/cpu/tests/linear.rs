@@ -213,12 +213,18 @@ const SHAPES: [(i64, i64, i64, i64); 8] = [
     (2, 26, 33, 1),
 ];
 
+/// The mixed product differs from that of floats in its tile alone, whose shapes are tested as such: half of them here.
+fn shapes(kind: Kind) -> impl Iterator<Item = (i64, i64, i64, i64)> {
+    let step = if kind == Kind::Mixed { 2 } else { 1 };
+    SHAPES.into_iter().skip(step - 1).step_by(step)
+}
+
 /// `acc * row scale * column scale + bias`, clipped at 0.
 #[test]
 fn direct_epilogues() {
     let mut random = Random(1);
     for kind in [Kind::Int8, Kind::Mixed, Kind::F32, Kind::Dynamic] {
-        for shape in SHAPES {
+        for shape in shapes(kind) {
             let mut case = Case::new(kind, shape, &mut random);
             let (row, column) = (case.operand(false, &mut random), case.operand(true, &mut random));
             let mut b = BodyBuilder::new();
@@ -247,7 +253,7 @@ fn direct_epilogues() {
 fn row_block_epilogues() {
     let mut random = Random(2);
     for kind in [Kind::Int8, Kind::Mixed, Kind::F32, Kind::Dynamic] {
-        for shape in SHAPES {
+        for shape in shapes(kind) {
             let mut case = Case::new(kind, shape, &mut random);
             let column = case.operand(true, &mut random);
             let mut b = BodyBuilder::new();

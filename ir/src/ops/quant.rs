@@ -198,10 +198,10 @@ impl OpDef for WeightMatMul {
     fn infer(&self, cx: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
         arity(ins, 2, 2)?;
         let (a, b) = (need(ins, 0)?, need(ins, 1)?);
-        let symmetric = b.elem.quant().is_some_and(|q| !q.zero);
-        if a.elem.plain() != Some(ScalarType::F32) || b.storage() != ScalarType::I8 || !symmetric {
+        let shifted = b.elem.quant().is_some_and(|q| q.zero);
+        if a.elem.plain() != Some(ScalarType::F32) || b.storage() != ScalarType::I8 || shifted {
             return Err(format!(
-                "a weight-only product needs f32 and symmetric 8-bit codes, found {a} and {b}"
+                "a weight-only product needs f32 and 8-bit codes without a zero point, found {a} and {b}"
             ));
         }
         Ok(vec![TensorType::new(ScalarType::F32, matmul_shape(cx, a, b)?)])
