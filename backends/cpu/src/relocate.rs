@@ -85,18 +85,24 @@ pub enum RelocateError {
     },
 }
 
-/// Merges objects into one blob, in key order; the same objects give the same bytes.
+/// Merges objects into one blob, in key order; the same objects give the same bytes. Equal objects share one place: two
+/// levels often give a kernel the same code.
 ///
 /// # Errors
 /// [`RelocateError`], see its variants.
 pub fn merge(objects: &BTreeMap<CodeKey, Vec<u8>>) -> Result<Blob, RelocateError> {
     let mut blob = Blob::default();
+    let mut placed: BTreeMap<&[u8], u64> = BTreeMap::new();
     for (key, bytes) in objects {
-        let entry = Linker {
-            kernel: &key.0,
-            blob: &mut blob.bytes,
-        }
-        .add(bytes)?;
+        let entry = match placed.get(bytes.as_slice()) {
+            Some(entry) => *entry,
+            None => Linker {
+                kernel: &key.0,
+                blob: &mut blob.bytes,
+            }
+            .add(bytes)?,
+        };
+        placed.insert(bytes, entry);
         blob.entries.insert(key.clone(), entry);
     }
     Ok(blob)

@@ -222,6 +222,12 @@ fn the_same_kernels_give_the_same_bytes() {
     let blob = make();
     assert_eq!(blob, make());
     assert!(blob.entries.values().all(|offset| offset % 64 == 0));
+    // `a` and `b` are the same code; levels of other vector widths are not.
+    let at = |name: &str, level| blob.entries[&(name.to_owned(), level)];
+    for level in Level::ALL {
+        assert_eq!(at("a", level), at("b", level));
+    }
+    assert_ne!(at("a", Level::Portable), at("a", Level::Avx512Vnni));
 }
 
 #[test]
