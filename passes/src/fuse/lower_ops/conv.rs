@@ -27,12 +27,17 @@ pub(super) struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// Extent of spatial axis `i` that windows touch: `(out - 1) * stride + dilation * (kernel - 1) + 1`.
+    /// Extent of spatial axis `i` that windows touch: `(out - 1) * stride + dilation * (kernel - 1) + 1`, 0 at least.
     pub fn touched(&self, i: usize) -> Dim {
         let one = Dim::one();
-        (self.out[i].clone() - one.clone()) * self.strides[i].into()
-            + (self.kernel[i].clone() - one.clone()) * self.dilations[i].into()
-            + one
+        let window = (self.kernel[i].clone() - one.clone()) * self.dilations[i].into() + one.clone();
+        let stride = Dim::from(self.strides[i]);
+        let touched = (self.out[i].clone() - one) * stride.clone() + window.clone();
+        // Without any window the sum is negative where the stride is longer than a window.
+        match (stride.as_const(), window.as_const()) {
+            (Some(stride), Some(window)) if stride <= window => touched,
+            _ => touched.larger(&Dim::zero()),
+        }
     }
 
     /// Access terms of a tensor whose spatial axes have these strides, for position axes `pos..` and kernel axes `ker..`.
