@@ -6,8 +6,9 @@ use crate::data::calib::CalibSet;
 use crate::data::inputs::Spec;
 use crate::data::{Array, DataError};
 use crate::error::Failure;
+use crate::inprocess::run_session;
 use crate::program::{from_tensor, to_tensor};
-use crate::specs::{elem_type, scalar_type};
+use crate::specs::scalar_type;
 use rsqc_backend::Backend;
 use rsqc_ir::diag::{Blame, Diag};
 use rsqc_ir::eval::{EvalError, Executor, Prepared, Sink, Tensor};
@@ -16,7 +17,7 @@ use rsqc_passes::manager::{ManagerOptions, PassManager, Report};
 use rsqc_passes::pass::{Env, Samples};
 use rsqc_passes::scheme::Scheme;
 use rsqc_passes::{lower, pipeline};
-use rsqc_runtime::{Session, TensorView};
+use rsqc_runtime::Session;
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -98,20 +99,7 @@ struct CompiledGraph {
 impl Prepared for CompiledGraph {
     fn run(&mut self, inputs: &[Tensor], sink: &mut Sink<'_>) -> Result<Vec<Tensor>, EvalError> {
         let arrays: Vec<Array> = inputs.iter().map(from_tensor).collect();
-        let dims: Vec<Vec<i64>> = arrays
-            .iter()
-            .map(|a| a.shape.iter().map(|d| *d as i64).collect())
-            .collect();
-        let views: Vec<TensorView<'_>> = arrays
-            .iter()
-            .zip(&dims)
-            .map(|(a, dims)| TensorView {
-                elem: elem_type(a.ty),
-                dims,
-                data: &a.data,
-            })
-            .collect();
-        let out = self.session.run(&views).map_err(run_error)?;
+        let out = run_session(&mut self.session, &arrays).map_err(run_error)?;
         let mut own = Vec::with_capacity(self.own);
         for (i, t) in out.into_iter().enumerate() {
             let shape = t.dims.iter().map(|d| *d as usize).collect();

@@ -36,22 +36,27 @@ impl Program for SessionProgram {
         &self.outputs
     }
     fn run(&mut self, inputs: &[Array]) -> Result<Vec<Array>, Failure> {
-        let dims: Vec<Vec<i64>> = inputs
-            .iter()
-            .map(|a| a.shape.iter().map(|d| *d as i64).collect())
-            .collect();
-        let views: Vec<TensorView<'_>> = inputs
-            .iter()
-            .zip(&dims)
-            .map(|(a, dims)| TensorView {
-                elem: elem_type(a.ty),
-                dims,
-                data: &a.data,
-            })
-            .collect();
-        let out = self.session.run(&views).map_err(runtime)?;
+        let out = run_session(&mut self.session, inputs).map_err(runtime)?;
         Ok(out.into_iter().map(from_runtime).collect())
     }
+}
+
+/// Runs a session on arrays.
+pub fn run_session(session: &mut Session, inputs: &[Array]) -> Result<Vec<Tensor>, RuntimeError> {
+    let dims: Vec<Vec<i64>> = inputs
+        .iter()
+        .map(|a| a.shape.iter().map(|d| *d as i64).collect())
+        .collect();
+    let views: Vec<TensorView<'_>> = inputs
+        .iter()
+        .zip(&dims)
+        .map(|(a, dims)| TensorView {
+            elem: elem_type(a.ty),
+            dims,
+            data: &a.data,
+        })
+        .collect();
+    session.run(&views)
 }
 
 /// An array from a runtime tensor.
