@@ -1,9 +1,9 @@
 //! The softmax step of a block of keys: the score body, maxima, exponentials, sums of weights.
 
 use super::{Code, SCORE_ROW};
-use crate::kernels::access::{Index, Point, moves};
+use crate::kernels::access::{Cx, Index, Point, moves};
 use crate::kernels::body::{LANES, combine, finish_reduce, lanes, widen};
-use crate::kernels::rows::{Env, Place, evaluate};
+use crate::kernels::rows::{Env, Place, evaluate, evaluate_together};
 use crate::llvm::{Any, Elem, Float, FloatCmp, Int, IntCmp, Lanes, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::ops::nn::EmptyRow;
@@ -21,15 +21,42 @@ pub fn exponential() -> Body {
     body
 }
 
+/// Rows whose exponentials are computed together: the steps of one depend on each other, so that a core would wait most
+/// of the time.
+const TOGETHER: usize = 2;
+
+/// What the weights of a row start from.
+struct RowStart<'c> {
+    /// Row of scores.
+    row: Int<'c>,
+    /// What is subtracted from scores, 16 times.
+    shift: Vector<'c>,
+    /// Partial sums of weights so far.
+    sum: Vector<'c>,
+}
+
 impl<'c> Code<'_, '_, 'c> {
     /// Replaces the scores of a block by weights and updates maxima, sums and factors.
     pub(super) fn softmax(&self, at: &Point<'c>, (t, count): (Int<'c>, Int<'c>)) {
         let e = self.cx.e;
         let exp = exponential();
-        e.for_range(e.i64(0), self.count, e.i64(1), |row| {
-            let max = self.score_row(&self.query(at, row), row, (t, count));
-            self.weight_row(&exp, row, (t, count), max);
-        });
+        let one = e.i64(1);
+        let rows = |first: Int<'c>, number: usize| {
+            let starts: Vec<RowStart<'c>> = (0..number)
+                .map(|n| {
+                    let row = e.add(first, e.i64(n as i64));
+                    let max = self.score_row(&self.query(at, row), row, (t, count));
+                    self.start_row(&exp, row, t, max)
+                })
+                .collect();
+            self.weights(&exp, count, &starts);
+        };
+        if self.kernel.queries.is_none() {
+            return rows(e.i64(0), 1);
+        }
+        let pairs = e.and(self.count, e.i64(-(TOGETHER as i64)));
+        e.for_range(e.i64(0), pairs, e.i64(TOGETHER as i64), |row| rows(row, TOGETHER));
+        e.for_range(pairs, self.count, one, |row| rows(row, 1));
     }
 
     /// Runs the score body along a row; gives the row's maximum, one lane.
@@ -83,8 +110,8 @@ impl<'c> Code<'_, '_, 'c> {
         finish_reduce(e, ReduceKind::Max, ScalarType::F32, max[0].into_vector_value())
     }
 
-    /// `p = exp(score - m)` along a row, with the running maximum `m`.
-    fn weight_row(&self, exp: &Body, row: Int<'c>, (t, count): (Int<'c>, Int<'c>), block_max: Vector<'c>) {
+    /// The new running maximum `m` of a row, and what follows from it.
+    fn start_row(&self, exp: &Body, row: Int<'c>, t: Int<'c>, block_max: Vector<'c>) -> RowStart<'c> {
         let (e, l) = (self.cx.e, self.layout);
         let zero = e.i64(0);
         let sixteen = e.i64(16);
@@ -98,43 +125,78 @@ impl<'c> Code<'_, '_, 'c> {
         // Before the first block there is nothing to scale.
         let alpha = e.var(e.f32s(0.0, 1));
         e.when(e.icmp(IntCmp::SGT, t, zero), || {
-            e.set(alpha, self.exp(exp, e.fsub(old, shift)))
+            let factor = self.exp(exp, vec![e.fsub(old, shift)]);
+            e.set(alpha, factor[0])
         });
         let alpha: Vector<'c> = e.get(alpha);
         e.store_aligned(max, max_cell, 4);
         e.store_aligned(alpha, self.cell(l.alpha, row, sixteen, zero), 4);
-        let shift = widen(e, shift, LANES);
-        let vector = e.vector_type(Elem::F32, LANES);
-        let sum_cell = self.cell(l.sum, row, sixteen, zero);
-        let sum = e.load_aligned(vector, sum_cell, 64).into_vector_value();
-        let sum = e.fmul(sum, widen(e, alpha, LANES));
-        let sums = e.fold(
-            zero,
-            count,
-            e.i64(i64::from(LANES)),
-            &[sum.into()],
-            |i, carried| {
-                let cell = self.cell(l.scores, row, e.i64(SCORE_ROW), i);
-                let score = e.load_aligned(vector, cell, 64).into_vector_value();
-                let weight = self.exp(exp, e.fsub(score, shift));
-                e.store_aligned(weight, cell, 64);
-                vec![e.fadd(carried[0].into_vector_value(), weight).into()]
-            },
+        let sum = e.load_aligned(
+            e.vector_type(Elem::F32, LANES),
+            self.cell(l.sum, row, sixteen, zero),
+            64,
         );
-        e.store_aligned(sums[0].into_vector_value(), sum_cell, 64);
+        RowStart {
+            row,
+            shift: widen(e, shift, LANES),
+            sum: e.fmul(sum.into_vector_value(), widen(e, alpha, LANES)),
+        }
     }
 
-    fn exp(&self, body: &Body, x: Vector<'c>) -> Vector<'c> {
+    /// `p = exp(score - m)` along some rows.
+    fn weights(&self, exp: &Body, count: Int<'c>, rows: &[RowStart<'c>]) {
+        let (e, l) = (self.cx.e, self.layout);
+        let zero = e.i64(0);
+        let vector = e.vector_type(Elem::F32, LANES);
+        let sums: Vec<Any<'c>> = rows.iter().map(|r| r.sum.into()).collect();
+        let sums = e.fold(zero, count, e.i64(i64::from(LANES)), &sums, |i, sums| {
+            let cells: Vec<_> = rows
+                .iter()
+                .map(|r| self.cell(l.scores, r.row, e.i64(SCORE_ROW), i))
+                .collect();
+            let arguments = rows.iter().zip(&cells).map(|(r, cell)| {
+                let score = e.load_aligned(vector, *cell, 64).into_vector_value();
+                e.fsub(score, r.shift)
+            });
+            let weights = self.exp(exp, arguments.collect());
+            for (cell, weight) in cells.iter().zip(&weights) {
+                e.store_aligned(*weight, *cell, 64);
+            }
+            let sums = sums.iter().zip(weights);
+            sums.map(|(sum, weight)| e.fadd(sum.into_vector_value(), weight).into())
+                .collect()
+        });
+        for (r, sum) in rows.iter().zip(sums) {
+            let cell = self.cell(l.sum, r.row, e.i64(16), zero);
+            e.store_aligned(sum.into_vector_value(), cell, 64);
+        }
+    }
+
+    /// Exponentials, computed together.
+    fn exp(&self, body: &Body, x: Vec<Vector<'c>>) -> Vec<Vector<'c>> {
         let e = self.cx.e;
         let all: Vec<usize> = (0..body.stmts.len()).collect();
-        let mut env: Env<'c> = vec![None; body.stmts.len()];
-        let place = Place {
-            at: Point::new(0),
-            element: e.i64(0),
+        let places: Vec<Place<'c>> = (0..x.len())
+            .map(|n| Place {
+                at: Point::new(0),
+                // Which argument is meant.
+                element: e.i64(n as i64),
+            })
+            .collect();
+        let mut envs: Vec<Env<'c>> = vec![vec![None; body.stmts.len()]; x.len()];
+        let argument = |_: &Cx<'_, 'c>, place: &Place<'c>| {
+            let n = place
+                .element
+                .get_sign_extended_constant()
+                .expect("a number set above");
+            x[n as usize]
         };
-        evaluate(self.cx, body, &all, &mut env, &place, &|_, _| x);
-        let y = env.last().copied().flatten().expect("a formula has statements");
-        widen(e, y, lanes(x))
+        evaluate_together(self.cx, body, &all, &mut envs, &places, &argument);
+        let result = |(env, x): (&Env<'c>, &Vector<'c>)| {
+            let y = env.last().copied().flatten().expect("a formula has statements");
+            widen(e, y, lanes(*x))
+        };
+        envs.iter().zip(&x).map(result).collect()
     }
 
     /// What a row's sums are divided by, in 16 lanes. The sum of weights is 0 only if every score was -inf (the largest

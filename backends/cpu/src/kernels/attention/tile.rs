@@ -1,6 +1,6 @@
 //! Register tiles of the two products.
 //!
-//! `c[r, j] = init[r, j] + sum over k of a[r, k] * b[k, j]` for a few rows `r` and one or more vectors `j`; the sums
+//! `c[r, j] = sum over k of a[r, k] * b[k, j]` for a few rows `r` and one or more vectors `j`; the sums
 //! stay in registers over all of `k`, in increasing order of `k`, fused where the level has the instruction.
 
 use crate::level::LevelFacts;
@@ -23,23 +23,21 @@ pub struct Factor<'c> {
     pub k: Int<'c>,
 }
 
-/// Sums of a tile of `rows` (each with its own `a`) by `columns` columns; `init` gives what the sums start from.
+/// Sums of a tile of `rows` (each with its own `a`) by `columns` columns.
 pub fn tile<'c>(
     e: &Emit<'c>,
     rows: &[Factor<'c>],
     b: Factor<'c>,
     columns: u32,
     k: Int<'c>,
-    init: &dyn Fn(usize, u32) -> Vector<'c>,
 ) -> Vec<Vec<Vector<'c>>> {
     let lanes = e.level().lanes();
     let vectors = columns / lanes;
     let bases: Vec<Ptr<'c>> = rows.iter().map(|r| e.opaque(r.at)).collect();
     let step = rows[0].k;
     let mut carried: Vec<Any<'c>> = vec![e.i64(0).into(), b.at.into()];
-    for r in 0..rows.len() {
-        carried.extend((0..vectors).map(|v| Any::from(init(r, v))));
-    }
+    let none = e.vector_type(Elem::F32, lanes).const_zero();
+    carried.extend(vec![Any::from(none); rows.len() * vectors as usize]);
     let done = e.fold(e.i64(0), k, e.i64(1), &carried, |_, carried| {
         let (at, from) = (carried[0].into_int_value(), carried[1].into_pointer_value());
         let mut next = vec![e.add(at, step).into(), e.at(from, b.k).into()];

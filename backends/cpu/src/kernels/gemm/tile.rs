@@ -15,6 +15,10 @@ const TOP: i64 = 24;
 /// Bytes of a cache line.
 const LINE: i64 = 64;
 
+/// Steps of a float reduction whose sum is formed on its own before it is added to the rest: the rounding error of a long
+/// sum grows with the square root of this number and of the number of blocks, not of their product.
+const FLOAT_BLOCK: i64 = 128;
+
 /// Tiles that fetch the whole next panel: each fetches one line a step. A step of the mixed product is a quarter of the
 /// step of others: one code of each column.
 pub(super) fn fetching_tiles(product: Product) -> i64 {
@@ -117,14 +121,43 @@ fn emit_tile<'c>(
         a_k: operands.a_k,
         steps: steps(e, product, k),
     };
+    let slots = (shape.rows * vectors) as usize;
+    let slot = |i: usize| e.at_const(sums, i as i64 * i64::from(lanes) * 4);
+    let store = |i: usize, sum: Vector<'c>| e.store_aligned(sum, slot(i), lanes * 4);
     // Carried: the address of B, what to prefetch, the sums.
     let mut init: Vec<Any<'c>> = vec![operands.b.into(), ahead.into()];
-    init.extend(vec![zero; (shape.rows * vectors) as usize]);
-    let done = loops.segments(segments, e.i64(0), &init);
-    for (i, sum) in done[2..].iter().enumerate() {
-        let to = e.at_const(sums, i as i64 * i64::from(lanes) * 4);
-        e.store_aligned(sum.into_vector_value(), to, lanes * 4);
+    init.extend(vec![zero; slots]);
+    if elem == Elem::I32 || !segments.is_empty() {
+        let done = loops.segments(segments, e.i64(0), &init);
+        for (i, sum) in done[2..].iter().enumerate() {
+            store(i, sum.into_vector_value());
+        }
+        return;
     }
+    (0..slots).for_each(|i| store(i, zero.into_vector_value()));
+    let step = e.mul(e.i64(FLOAT_BLOCK), operands.a_k);
+    let block = [e.i64(0).into(), operands.b.into(), ahead.into()];
+    e.fold(
+        e.i64(0),
+        loops.steps,
+        e.i64(FLOAT_BLOCK),
+        &block,
+        |first, carried| {
+            let start = carried[0].into_int_value();
+            let loops = Loops {
+                rows: loops.rows.clone(),
+                steps: e.imin(e.sub(loops.steps, first), e.i64(FLOAT_BLOCK)),
+                ..loops
+            };
+            init[..2].copy_from_slice(&carried[1..]);
+            let done = loops.segment(start, &init);
+            for (i, sum) in done[2..].iter().enumerate() {
+                let before = e.load_aligned(e.vector_type(elem, lanes), slot(i), lanes * 4);
+                store(i, e.fadd(before.into_vector_value(), sum.into_vector_value()));
+            }
+            vec![e.add(start, step).into(), done[0], done[1]]
+        },
+    );
 }
 
 /// What the loops of a tile share.

@@ -5,7 +5,8 @@ use crate::kernels::access::{Cx, Index, Point};
 use crate::kernels::body::{
     LANES, apply, combine, finish_reduce, from_memory, held, lanes, neutral, single, to_memory, widen,
 };
-use crate::llvm::{Any, Int, Lanes, Ptr, Vector};
+use crate::level::LevelFacts;
+use crate::llvm::{Any, Emit, Int, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::scalar::{Body, ScalarOp};
 
@@ -45,25 +46,49 @@ pub fn evaluate<'c>(
     anchor: &AnchorFn<'_, 'c>,
 ) {
     for i in stmts {
-        let s = &body.stmts[*i];
-        let value = match &s.op {
-            ScalarOp::Operand(n) => cx.load(*n, &place.at),
-            ScalarOp::Anchor => anchor(cx, place),
-            ScalarOp::Index(a) => {
-                cx.index_value(place.at.axes[*a as usize].expect("a body names its own axes"))
-            }
-            ScalarOp::Dim(d) => single(cx.e, cx.dim(d)),
-            ScalarOp::Const(c) => cx.constant(*c),
-            _ => {
-                let args: Vec<(Vector<'c>, ScalarType)> = s
-                    .args
-                    .iter()
-                    .map(|a| (value_of(env, a.index()), body.stmt(*a).ty))
-                    .collect();
-                apply(cx.e, s, &args)
-            }
-        };
-        env[*i] = Some(value);
+        env[*i] = Some(statement(cx, body, *i, env, place, anchor));
+    }
+}
+
+/// Evaluates statements at several places, each statement at all of them before the next.
+pub fn evaluate_together<'c>(
+    cx: &Cx<'_, 'c>,
+    body: &Body,
+    stmts: &[usize],
+    envs: &mut [Env<'c>],
+    places: &[Place<'c>],
+    anchor: &AnchorFn<'_, 'c>,
+) {
+    for i in stmts {
+        for (env, place) in envs.iter_mut().zip(places) {
+            env[*i] = Some(statement(cx, body, *i, env, place, anchor));
+        }
+    }
+}
+
+fn statement<'c>(
+    cx: &Cx<'_, 'c>,
+    body: &Body,
+    i: usize,
+    env: &Env<'c>,
+    place: &Place<'c>,
+    anchor: &AnchorFn<'_, 'c>,
+) -> Vector<'c> {
+    let s = &body.stmts[i];
+    match &s.op {
+        ScalarOp::Operand(n) => cx.load(*n, &place.at),
+        ScalarOp::Anchor => anchor(cx, place),
+        ScalarOp::Index(a) => cx.index_value(place.at.axes[*a as usize].expect("a body names its own axes")),
+        ScalarOp::Dim(d) => single(cx.e, cx.dim(d)),
+        ScalarOp::Const(c) => cx.constant(*c),
+        _ => {
+            let args: Vec<(Vector<'c>, ScalarType)> = s
+                .args
+                .iter()
+                .map(|a| (value_of(env, a.index()), body.stmt(*a).ty))
+                .collect();
+            apply(cx.e, s, &args)
+        }
     }
 }
 
@@ -71,8 +96,14 @@ fn value_of<'c>(env: &Env<'c>, i: usize) -> Vector<'c> {
     env[i].expect("statements are evaluated after their arguments")
 }
 
-/// A phase body: evaluates one place and returns the new accumulators.
-type Step<'f, 'c> = dyn FnMut(&Place<'c>, &[Any<'c>]) -> Vec<Any<'c>> + 'f;
+/// A phase body: evaluates some places and returns the new accumulators.
+type Step<'f, 'c> = dyn FnMut(&[Place<'c>], &[Any<'c>]) -> Vec<Any<'c>> + 'f;
+
+/// Vectors that a loop evaluates together: long chains of dependent operations, such as those of a polynomial, keep the
+/// units of a core busy only if several are under way. Below AVX-512 a vector of 16 lanes is several registers already.
+fn together(e: &Emit<'_>) -> i64 {
+    if e.level().lanes() == LANES { 2 } else { 1 }
+}
 
 impl<'c> RowCode<'_, '_, 'c> {
     /// Generates the row at `outer`, which has an index for every outer axis. With `range`, only these indices along
@@ -94,8 +125,8 @@ impl<'c> RowCode<'_, '_, 'c> {
             if phase.reduce.is_empty() && phase.store.is_empty() {
                 continue;
             }
-            let sums = self.row_loop(outer, range, &init, &mut |place, sums| {
-                self.step(phase, &env, place, sums)
+            let sums = self.row_loop(outer, range, &init, &mut |places, sums| {
+                self.step(phase, &env, places, sums)
             });
             for ((i, kind), sum) in phase.reduce.iter().zip(sums) {
                 let total = finish_reduce(self.cx.e, *kind, body.stmts[*i].ty, sum.into_vector_value());
@@ -123,10 +154,30 @@ impl<'c> RowCode<'_, '_, 'c> {
         }
     }
 
-    /// One place of a phase's loop.
-    fn step(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>, sums: &[Any<'c>]) -> Vec<Any<'c>> {
-        let (cx, e) = (self.cx, self.cx.e);
+    /// Some places of a phase's loop.
+    fn step(&self, phase: &Phase, env: &Env<'c>, places: &[Place<'c>], sums: &[Any<'c>]) -> Vec<Any<'c>> {
+        let cx = self.cx;
         let body = &cx.spec.region.body;
+        let mut envs: Vec<Env<'c>> = places
+            .iter()
+            .map(|place| self.reload(phase, env, place))
+            .collect();
+        evaluate_together(cx, body, &phase.varying, &mut envs, places, self.anchor);
+        let mut sums = sums.to_vec();
+        for (env, place) in envs.iter().zip(places) {
+            self.keep(phase, env, place);
+            for n in &phase.store {
+                let value = value_of(env, cx.spec.region.stores[*n].value.index());
+                cx.store(*n, value, &place.at);
+            }
+            self.reduce(phase, env, place, &mut sums);
+        }
+        sums
+    }
+
+    /// The values of a place before the phase: uniform ones and kept ones.
+    fn reload(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>) -> Env<'c> {
+        let e = self.cx.e;
         let mut env = env.clone();
         for slot in &phase.reload {
             let (s, ty) = self.plan.kept[*slot];
@@ -142,10 +193,14 @@ impl<'c> RowCode<'_, '_, 'c> {
                 value
             });
         }
-        evaluate(cx, body, &phase.varying, &mut env, place, self.anchor);
+        env
+    }
+
+    fn keep(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>) {
+        let e = self.cx.e;
         for slot in &phase.keep {
             let (s, ty) = self.plan.kept[*slot];
-            let value = widen(e, value_of(&env, s), LANES);
+            let value = widen(e, value_of(env, s), LANES);
             let value = if ty == ScalarType::Bool {
                 to_memory(e, ty, value)
             } else {
@@ -153,24 +208,20 @@ impl<'c> RowCode<'_, '_, 'c> {
             };
             e.store_aligned(value, self.kept_at(*slot, place), self.align(ty));
         }
-        for n in &phase.store {
-            cx.store(
-                *n,
-                value_of(&env, cx.spec.region.stores[*n].value.index()),
-                &place.at,
-            );
-        }
-        let mut next = Vec::with_capacity(sums.len());
-        for ((i, kind), sum) in phase.reduce.iter().zip(sums) {
-            let sum = sum.into_vector_value();
-            let x = widen(e, value_of(&env, body.stmts[*i].args[0].index()), lanes(sum));
+    }
+
+    fn reduce(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>, sums: &mut [Any<'c>]) {
+        let e = self.cx.e;
+        let body = &self.cx.spec.region.body;
+        for ((i, kind), slot) in phase.reduce.iter().zip(sums) {
+            let sum = slot.into_vector_value();
+            let x = widen(e, value_of(env, body.stmts[*i].args[0].index()), lanes(sum));
             let more = combine(e, *kind, body.stmts[*i].ty, sum, x);
-            next.push(match place.at.part {
+            *slot = match place.at.part {
                 Lanes::All => more.into(),
                 Lanes::First(count) => e.select(e.first_lanes(LANES, count), more, sum).into(),
-            });
+            };
         }
-        next
     }
 
     /// Rows of kept values are as long as the row, plus a vector that may hang over.
@@ -220,7 +271,7 @@ impl<'c> RowCode<'_, '_, 'c> {
                     at: outer.clone(),
                     element: zero,
                 };
-                step(&place, init)
+                step(&[place], init)
             }
             [axis] => {
                 let (from, to) = range.unwrap_or((zero, self.cx.extent(*axis)));
@@ -240,7 +291,7 @@ impl<'c> RowCode<'_, '_, 'c> {
         }
     }
 
-    /// Whole vectors along one axis, then what is left.
+    /// Whole vectors along one axis, several at once if their number is known, then what is left.
     fn vectors(
         &self,
         outer: &Point<'c>,
@@ -251,35 +302,38 @@ impl<'c> RowCode<'_, '_, 'c> {
         step: &mut Step<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
-        let by = e.i64(i64::from(LANES));
+        let width = i64::from(LANES);
+        let by = e.i64(width);
         let length = e.sub(to, from);
-        let whole = e.and(length, e.i64(-i64::from(LANES)));
-        let middle = e.add(from, whole);
         let known = length.get_sign_extended_constant();
+        let place = |i: Int<'c>, part: Lanes<'c>| {
+            let mut at = outer.with(axis, Index::Run(i));
+            at.part = part;
+            let element = e.add(element, i);
+            Place { at, element }
+        };
         let mut sums = init.to_vec();
-        if known.is_none_or(|n| n >= i64::from(LANES)) {
-            sums = e.fold(from, middle, by, &sums, |i, sums| {
-                let at = outer.with(axis, Index::Run(i));
-                step(
-                    &Place {
-                        at,
-                        element: e.add(element, i),
-                    },
-                    sums,
-                )
+        let mut start = from;
+        let many = together(e) * width;
+        if let Some(n) = known.filter(|n| many > width && *n >= many) {
+            let end = e.add(from, e.i64(n / many * many));
+            sums = e.fold(start, end, e.i64(many), &sums, |i, sums| {
+                let each = (0..many / width).map(|v| place(e.add(i, e.i64(v * width)), Lanes::All));
+                step(&each.collect::<Vec<_>>(), sums)
+            });
+            start = end;
+        }
+        let left = e.sub(to, start);
+        let known = left.get_sign_extended_constant();
+        let middle = e.add(start, e.and(left, e.i64(-width)));
+        if known.is_none_or(|n| n >= width) {
+            sums = e.fold(start, middle, by, &sums, |i, sums| {
+                step(&[place(i, Lanes::All)], sums)
             });
         }
-        if known.is_none_or(|n| n % i64::from(LANES) != 0) {
+        if known.is_none_or(|n| n % width != 0) {
             sums = e.fold(middle, to, by, &sums, |i, sums| {
-                let mut at = outer.with(axis, Index::Run(i));
-                at.part = Lanes::First(e.sub(to, i));
-                step(
-                    &Place {
-                        at,
-                        element: e.add(element, i),
-                    },
-                    sums,
-                )
+                step(&[place(i, Lanes::First(e.sub(to, i)))], sums)
             });
         }
         sums
@@ -343,23 +397,12 @@ impl<'c> RowCode<'_, '_, 'c> {
         let by = e.i64(i64::from(LANES));
         let whole = e.and(total, e.i64(-i64::from(LANES)));
         let sums = e.fold(zero, whole, by, init, |i, sums| {
-            step(
-                &Place {
-                    at: take_apart(i, Lanes::All),
-                    element: i,
-                },
-                sums,
-            )
+            let at = take_apart(i, Lanes::All);
+            step(&[Place { at, element: i }], sums)
         });
         e.fold(whole, total, by, &sums, |i, sums| {
-            let part = Lanes::First(e.sub(total, i));
-            step(
-                &Place {
-                    at: take_apart(i, part),
-                    element: i,
-                },
-                sums,
-            )
+            let at = take_apart(i, Lanes::First(e.sub(total, i)));
+            step(&[Place { at, element: i }], sums)
         })
     }
 }

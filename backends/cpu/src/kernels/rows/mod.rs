@@ -9,7 +9,7 @@ mod contract;
 mod normal;
 mod plan;
 
-pub use code::{AnchorFn, Env, Place, RowCode, evaluate, kept_elements};
+pub use code::{AnchorFn, Env, Place, RowCode, evaluate, evaluate_together, kept_elements};
 pub use contract::contract;
 pub use normal::{has_reductions, needs_rows, normalize};
 pub use plan::{Phase, RowPlan};
