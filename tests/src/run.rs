@@ -12,7 +12,7 @@ use rsqc_passes::pass::Samples;
 use rsqc_passes::scheme::Scheme;
 use rsqc_runtime::{Model, Session, TensorView};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Levels that this machine runs, weakest first.
 pub fn levels() -> Vec<Level> {
@@ -36,15 +36,20 @@ pub fn options(scheme: &str, levels: &[Level]) -> CompileOptions {
     }
 }
 
+/// The backend of this process: modules share what it has generated.
+pub fn backend() -> &'static rsqc_cpu::Cpu {
+    static BACKEND: OnceLock<rsqc_cpu::Cpu> = OnceLock::new();
+    BACKEND.get_or_init(rsqc_cpu::Cpu::default)
+}
+
 /// Runs a scheme's pipeline.
 pub fn lower(m: &mut Module, o: &CompileOptions) -> Result<Report, String> {
-    compiler::lower(m, Path::new("module"), o, &rsqc_cpu::Cpu::default()).map_err(|f| f.text)
+    compiler::lower(m, Path::new("module"), o, backend()).map_err(|f| f.text)
 }
 
 /// Runs a scheme's pipeline; static scales come from one sample.
 pub fn lower_on(m: &mut Module, o: &CompileOptions, sample: Vec<Tensor>) -> Result<Report, String> {
-    let backend = rsqc_cpu::Cpu::default();
-    compiler::lower_with(m, Path::new("module"), o, &backend, Some(&One(sample))).map_err(|f| f.text)
+    compiler::lower_with(m, Path::new("module"), o, backend(), Some(&One(sample))).map_err(|f| f.text)
 }
 
 /// Calibration data of one sample.
@@ -61,8 +66,11 @@ impl Samples for One {
 
 /// Generates code for a lowered module.
 pub fn compile(m: &Module, o: &CompileOptions) -> Result<Compiled, String> {
-    let backend = rsqc_cpu::Cpu::default();
-    let backend: &dyn Backend = &backend;
+    compile_by(m, o, backend())
+}
+
+/// The same by a given backend.
+pub fn compile_by(m: &Module, o: &CompileOptions, backend: &dyn Backend) -> Result<Compiled, String> {
     compiler::assemble(
         m,
         Report::default(),

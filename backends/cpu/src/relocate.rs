@@ -1,7 +1,7 @@
 //! Merges the objects of all kernels into one position-independent blob; no linker is involved.
 //!
-//! Kernels are compiled so that an object refers to nothing but itself: all references are relative to the
-//! instruction pointer, from code to constants and back. Each object's `.text*` sections and then its `.rodata*`
+//! Kernels are compiled so that an object refers to nothing but itself and the routines of its level, which stand once
+//! in front of all kernels: all references are relative to the instruction pointer, from code to constants and back. Each object's `.text*` sections and then its `.rodata*`
 //! sections are laid out with their own alignment, objects in key order; relative relocations are then plain
 //! arithmetic, and the blob runs wherever it is mapped (64-byte aligned).
 //!
@@ -85,36 +85,92 @@ pub enum RelocateError {
     },
 }
 
-/// Merges objects into one blob, in key order; the same objects give the same bytes. Equal objects share one place: two
-/// levels often give a kernel the same code.
+/// Merges objects that refer to nothing but themselves: [`merge_with`] without routines.
 ///
 /// # Errors
 /// [`RelocateError`], see its variants.
-pub fn merge(objects: &BTreeMap<CodeKey, Vec<u8>>) -> Result<Blob, RelocateError> {
+pub fn merge<T: AsRef<[u8]>>(objects: &BTreeMap<CodeKey, T>) -> Result<Blob, RelocateError> {
+    merge_with(objects, &BTreeMap::new())
+}
+
+/// Merges objects into one blob: routines, then kernels, each in key order; the same objects give the same bytes. Kernels
+/// may refer to the routines of their level, whose names are their symbols. Equal objects share one place: two levels
+/// often give a kernel the same code.
+///
+/// # Errors
+/// [`RelocateError`], see its variants.
+pub fn merge_with<T: AsRef<[u8]>>(
+    kernels: &BTreeMap<CodeKey, T>,
+    routines: &BTreeMap<CodeKey, T>,
+) -> Result<Blob, RelocateError> {
+    let mut bytes = Vec::new();
+    let none = Symbols::new();
+    let mut symbols: BTreeMap<Level, Symbols> = BTreeMap::new();
+    let mut placed: Placed = BTreeMap::new();
+    for ((symbol, level), object) in routines {
+        let entry = place_once(&mut bytes, &mut placed, (symbol, symbol), object.as_ref(), &none)?;
+        let of_level = symbols.entry(*level).or_default();
+        of_level.insert(symbol, entry);
+    }
     let mut blob = Blob::default();
-    let mut placed: BTreeMap<&[u8], u64> = BTreeMap::new();
-    for (key, bytes) in objects {
-        let entry = match placed.get(bytes.as_slice()) {
-            Some(entry) => *entry,
-            None => Linker {
-                kernel: &key.0,
-                blob: &mut blob.bytes,
-            }
-            .add(bytes)?,
-        };
-        placed.insert(bytes, entry);
+    for (key, object) in kernels {
+        let known = symbols.get(&key.1).unwrap_or(&none);
+        let names = (&*key.0, KERNEL_SYMBOL);
+        let entry = place_once(&mut bytes, &mut placed, names, object.as_ref(), known)?;
         blob.entries.insert(key.clone(), entry);
     }
+    blob.bytes = bytes;
     Ok(blob)
 }
 
-/// Adds one kernel's object to the blob.
+/// Where the routines of a level are.
+type Symbols<'a> = BTreeMap<&'a str, u64>;
+
+/// Where objects are, with what they refer to.
+type Placed<'a> = BTreeMap<(&'a [u8], Vec<u64>), u64>;
+
+/// Adds an object unless the same code is there already; gives its entry, the symbol `entry`.
+fn place_once<'a>(
+    blob: &mut Vec<u8>,
+    placed: &mut Placed<'a>,
+    (kernel, entry): (&str, &str),
+    object: &'a [u8],
+    symbols: &Symbols<'_>,
+) -> Result<u64, RelocateError> {
+    let mut linker = Linker {
+        kernel,
+        entry,
+        blob,
+        symbols,
+    };
+    let key = (object, linker.outside(object)?);
+    if let Some(entry) = placed.get(&key) {
+        return Ok(*entry);
+    }
+    let at = linker.add(object)?;
+    placed.insert(key, at);
+    Ok(at)
+}
+
+/// Adds one object to the blob.
 struct Linker<'a> {
     kernel: &'a str,
+    /// Symbol of its entry.
+    entry: &'a str,
     blob: &'a mut Vec<u8>,
+    /// What it may refer to.
+    symbols: &'a Symbols<'a>,
 }
 
 impl Linker<'_> {
+    /// Where the routines are that an object refers to, in the order of its symbols.
+    fn outside(&self, bytes: &[u8]) -> Result<Vec<u64>, RelocateError> {
+        let file: ElfFile64 = ElfFile64::parse(bytes).map_err(|e| self.malformed(e))?;
+        let undefined = file.symbols().filter(|s| s.is_undefined());
+        let names = undefined.filter_map(|s| s.name().ok().map(str::to_owned));
+        Ok(names.filter_map(|n| self.symbols.get(&*n).copied()).collect())
+    }
+
     fn add(&mut self, bytes: &[u8]) -> Result<u64, RelocateError> {
         let file: ElfFile64 = ElfFile64::parse(bytes).map_err(|e| self.malformed(e))?;
         let placed = self.place(&file)?;
@@ -128,7 +184,7 @@ impl Linker<'_> {
         }
         let entry = file
             .symbols()
-            .find(|s| s.name() == Ok(KERNEL_SYMBOL) && s.is_definition());
+            .find(|s| s.name() == Ok(self.entry) && s.is_definition());
         let place = entry.and_then(|s| Some(placed.get(&s.section_index()?.0)? + s.address()));
         place.ok_or_else(|| RelocateError::NoEntry {
             kernel: self.kernel.into(),
@@ -234,10 +290,13 @@ impl Linker<'_> {
         }
         match section.and_then(|section| placed.get(&section.0)) {
             Some(base) => Ok((name, base.wrapping_add(symbol.address()))),
-            None => Err(RelocateError::Undefined {
-                kernel: self.kernel.into(),
-                symbol: name,
-            }),
+            None => match self.symbols.get(&*name) {
+                Some(place) if symbol.is_undefined() => Ok((name, *place)),
+                _ => Err(RelocateError::Undefined {
+                    kernel: self.kernel.into(),
+                    symbol: name,
+                }),
+            },
         }
     }
 

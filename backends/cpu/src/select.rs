@@ -15,7 +15,7 @@ use rsqc_ir::region::{Anchor, AxisKind};
 use rsqc_ir::{Dim, Elem, Layout, ScalarType, TensorType};
 
 /// Changes whenever the code generated for an unchanged spec may change.
-const GENERATION: u32 = 2;
+const GENERATION: u32 = 3;
 
 /// A kernel generator with its choices.
 #[derive(Clone, Debug)]

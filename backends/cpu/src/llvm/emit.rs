@@ -8,11 +8,12 @@ use inkwell::basic_block::BasicBlock;
 use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;
 use inkwell::module::{Linkage, Module};
-use inkwell::types::{BasicType, BasicTypeEnum, VectorType};
+use inkwell::types::{BasicMetadataTypeEnum, BasicType, BasicTypeEnum, VectorType};
 use inkwell::values::FunctionValue;
 use inkwell::{AddressSpace, GlobalVisibility};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Element types of buffers and vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +59,27 @@ pub struct Emit<'c> {
     level: Level,
     bufs: RefCell<BTreeMap<u32, Ptr<'c>>>,
     params: RefCell<BTreeMap<u32, Int<'c>>>,
+    /// Routines that this module calls and does not hold; `None` if it holds all that it calls.
+    outside: Option<RefCell<BTreeMap<String, Arc<dyn Routine>>>>,
+}
+
+/// A parameter of a [`Routine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// An address.
+    Ptr,
+    /// An i64.
+    Int,
+}
+
+/// Code that many kernels call: a subroutine that exists once a level, however many kernels of a model use it.
+pub trait Routine: Send + Sync {
+    /// Its symbol, which says everything that the code depends on, except for the level.
+    fn symbol(&self) -> String;
+    /// What it takes; it returns nothing.
+    fn parameters(&self) -> Vec<Parameter>;
+    /// Generates its body.
+    fn emit<'c>(&self, e: &Emit<'c>, arguments: &[Any<'c>]);
 }
 
 /// A function under construction.
@@ -69,7 +91,7 @@ struct Open<'c> {
     body: BasicBlock<'c>,
 }
 
-/// A function beside the kernel's, see [`Emit::subroutine`].
+/// A function beside the kernel's, see [`Emit::routine`].
 #[derive(Clone, Copy)]
 pub struct Subroutine<'c>(FunctionValue<'c>);
 
@@ -84,6 +106,14 @@ fn open<'c>(context: &'c Context, function: FunctionValue<'c>) -> Open<'c> {
         entry: context.append_basic_block(function, "entry"),
         body: context.append_basic_block(function, "body"),
     }
+}
+
+fn parameter_types<'c>(context: &'c Context, routine: &dyn Routine) -> Vec<BasicMetadataTypeEnum<'c>> {
+    let ty = |p: &Parameter| match p {
+        Parameter::Ptr => context.ptr_type(AddressSpace::default()).into(),
+        Parameter::Int => context.i64_type().into(),
+    };
+    routine.parameters().iter().map(ty).collect()
 }
 
 fn set_attributes(context: &Context, function: FunctionValue<'_>, level: Level) {
@@ -102,9 +132,8 @@ fn set_attributes(context: &Context, function: FunctionValue<'_>, level: Level) 
 }
 
 impl<'c> Emit<'c> {
-    pub(super) fn new(context: &'c Context, level: Level) -> Emit<'c> {
-        let module = context.create_module("kernel");
-        let builder = context.create_builder();
+    /// A kernel; what it calls is in the same module, or if `outside` in others.
+    pub(super) fn new(context: &'c Context, level: Level, outside: bool) -> Emit<'c> {
         let ptr = context.ptr_type(AddressSpace::default());
         let i64_type = context.i64_type();
         let params = [
@@ -114,7 +143,26 @@ impl<'c> Emit<'c> {
             i64_type.into(),
             i64_type.into(),
         ];
-        let kernel = module.add_function(KERNEL_SYMBOL, context.void_type().fn_type(&params, false), None);
+        Emit::open(context, level, (KERNEL_SYMBOL, &params), outside)
+    }
+
+    /// A routine in a module of its own.
+    pub(super) fn of_routine(context: &'c Context, level: Level, routine: &dyn Routine) -> Emit<'c> {
+        let types = parameter_types(context, routine);
+        let e = Emit::open(context, level, (&routine.symbol(), &types), false);
+        routine.emit(&e, &e.kernel.get_params());
+        e
+    }
+
+    fn open(
+        context: &'c Context,
+        level: Level,
+        (symbol, params): (&str, &[BasicMetadataTypeEnum<'c>]),
+        outside: bool,
+    ) -> Emit<'c> {
+        let module = context.create_module("kernel");
+        let builder = context.create_builder();
+        let kernel = module.add_function(symbol, context.void_type().fn_type(params, false), None);
         kernel.as_global_value().set_visibility(GlobalVisibility::Hidden);
         set_attributes(context, kernel, level);
         let open = open(context, kernel);
@@ -128,7 +176,14 @@ impl<'c> Emit<'c> {
             level,
             bufs: RefCell::default(),
             params: RefCell::default(),
+            outside: outside.then(RefCell::default),
         }
+    }
+
+    /// Routines that the module calls and does not hold, by symbol.
+    pub fn routines_outside(&self) -> Vec<Arc<dyn Routine>> {
+        let outside = self.outside.as_ref().map(|o| o.borrow());
+        outside.iter().flat_map(|o| o.values().cloned()).collect()
     }
 
     /// Ends the function and hands over the module.
@@ -145,24 +200,39 @@ impl<'c> Emit<'c> {
     }
 
     /// A function of its own that returns nothing, called through [`Self::call_subroutine`] and never inlined: its
-    /// registers are allocated without regard to what the caller keeps in some. `body` gets the arguments, of the types
-    /// given; the kernel's buffers and parameters do not exist in it.
-    pub fn subroutine(&self, types: &[BasicTypeEnum<'c>], body: impl FnOnce(&[Any<'c>])) -> Subroutine<'c> {
-        let types: Vec<_> = types.iter().map(|t| (*t).into()).collect();
+    /// registers are allocated without regard to what the caller keeps in some. The kernel's buffers and parameters do
+    /// not exist in it. The module holds it once, or not at all if routines are compiled apart.
+    pub fn routine(&self, routine: Arc<dyn Routine>) -> Subroutine<'c> {
+        let symbol = routine.symbol();
+        if let Some(function) = self.module.get_function(&symbol) {
+            return Subroutine(function);
+        }
+        let types = parameter_types(self.context, &*routine);
         let signature = self.context.void_type().fn_type(&types, false);
-        let function = self
-            .module
-            .add_function("subroutine", signature, Some(Linkage::Internal));
+        let linkage = if self.outside.is_some() {
+            Linkage::External
+        } else {
+            Linkage::Internal
+        };
+        let function = self.module.add_function(&symbol, signature, Some(linkage));
         set_attributes(self.context, function, self.level);
         let noinline = Attribute::get_named_enum_kind_id("noinline");
         function.add_attribute(
             AttributeLoc::Function,
             self.context.create_enum_attribute(noinline, 0),
         );
+        if let Some(outside) = &self.outside {
+            // Hidden: it is in the same blob, and so is called directly.
+            function
+                .as_global_value()
+                .set_visibility(GlobalVisibility::Hidden);
+            outside.borrow_mut().insert(symbol, routine);
+            return Subroutine(function);
+        }
         let (outer, here) = (self.open.get(), self.block());
         self.open.set(open(self.context, function));
         self.builder.position_at_end(self.open.get().body);
-        body(&function.get_params());
+        routine.emit(self, &function.get_params());
         self.close_function();
         self.open.set(outer);
         self.builder.position_at_end(here);

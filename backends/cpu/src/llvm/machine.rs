@@ -1,7 +1,7 @@
 //! Workers: an LLVM context with one target machine a level; optimisation and encoding of finished kernels.
 #![allow(unsafe_code)]
 
-use super::emit::Emit;
+use super::emit::{Emit, Routine};
 use crate::level::{Level, LevelFacts};
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
@@ -76,9 +76,19 @@ impl Worker {
         })
     }
 
-    /// Opens a kernel for `level`.
+    /// Opens a kernel for `level` whose module holds all that it calls.
     pub fn kernel(&self, level: Level) -> Emit<'_> {
-        Emit::new(&self.context, level)
+        Emit::new(&self.context, level, false)
+    }
+
+    /// Opens a kernel for `level` whose routines are compiled apart: those that [`Emit::routines_outside`] names.
+    pub fn kernel_alone(&self, level: Level) -> Emit<'_> {
+        Emit::new(&self.context, level, true)
+    }
+
+    /// Opens a routine for `level`; it is complete.
+    pub fn routine(&self, level: Level, routine: &dyn Routine) -> Emit<'_> {
+        Emit::of_routine(&self.context, level, routine)
     }
 
     /// Closes, verifies, optimises and encodes a kernel.

@@ -20,7 +20,7 @@ mod math;
 mod memory;
 
 pub use disassemble::{DisassembleError, Instruction, reachable};
-pub use emit::{Elem, Emit, Subroutine};
+pub use emit::{Elem, Emit, Parameter, Routine, Subroutine};
 pub use flow::Var;
 pub use inkwell::values::VectorValue as Vector;
 pub use inkwell::values::{BasicValueEnum as Any, FloatValue as Float, IntValue as Int, PointerValue as Ptr};

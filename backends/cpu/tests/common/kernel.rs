@@ -10,6 +10,7 @@ use rsqc_cpu::Cpu;
 use rsqc_cpu::level::host_levels;
 use rsqc_ir::{Dim, Layout, Symbol};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// Values of the symbols of a test.
 pub type Symbols = BTreeMap<Symbol, i64>;
@@ -24,7 +25,9 @@ pub struct Kernel {
 impl Kernel {
     /// Compiles a spec for all levels of this machine.
     pub fn new(spec: &KernelSpec) -> Kernel {
-        let cpu = Cpu::default();
+        // Kernels of one test call the same routines.
+        static CPU: LazyLock<Cpu> = LazyLock::new(Cpu::default);
+        let cpu = &*CPU;
         let launch = cpu.select(spec).expect("the backend has a kernel");
         let levels: Vec<String> = host_levels().into_iter().map(|l| l.name().into()).collect();
         let kernels = BTreeMap::from([(launch.kernel.clone(), spec.clone())]);

@@ -67,6 +67,18 @@ pub enum Product {
     F32Dynamic,
 }
 
+impl Product {
+    /// Lower-case name.
+    fn name(self) -> &'static str {
+        match self {
+            Product::Int8 => "int8",
+            Product::Mixed => "mixed",
+            Product::F32 => "f32",
+            Product::F32Dynamic => "f32dynamic",
+        }
+    }
+}
+
 /// A matrix product kernel. Everything else about it is a run-time parameter, see [`param`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {

@@ -3,8 +3,9 @@
 //! Adjoining columns are copied as vectors. Where k adjoins instead (a transposed B), squares of 16 x 16 are turned in
 //! registers. Other strides, and what is left of K behind the squares, go element by element.
 
-use crate::llvm::{Elem, Emit, Float, Int, IntCmp, Lanes, Ptr, Vector};
+use crate::llvm::{Any, Elem, Emit, Float, Int, IntCmp, Lanes, Parameter, Ptr, Routine, Vector};
 use crate::pack::{BLOCK, PANEL};
+use std::sync::Arc;
 
 /// Side of a square that is turned in registers.
 const SIDE: u32 = BLOCK as u32;
@@ -21,27 +22,55 @@ pub(crate) fn pack_panel<'c>(
     (k, columns): (Int<'c>, Int<'c>),
     to: Ptr<'c>,
 ) {
-    let panel = Panel {
-        e,
-        from,
-        k_stride: strides.0,
-        n_stride: strides.1,
-        k,
-        columns,
-        to,
-    };
-    let float = e.i64(4);
-    e.if_else(
-        e.icmp(IntCmp::EQ, panel.n_stride, float),
-        || panel.copy_rows(),
-        || {
-            let k_adjoins = e.icmp(IntCmp::EQ, panel.k_stride, float);
-            let squares = e.and(k, e.i64(-i64::from(SIDE)));
-            let turned = e.select(k_adjoins, squares, e.i64(0));
-            panel.turn_squares(turned);
-            panel.copy_elements(turned);
-        },
-    );
+    let arguments: [Any<'c>; 6] = [
+        from.into(),
+        strides.0.into(),
+        strides.1.into(),
+        k.into(),
+        columns.into(),
+        to.into(),
+    ];
+    e.call_subroutine(e.routine(Arc::new(PackPanel)), &arguments);
+}
+
+/// [`pack_panel`] as a routine.
+struct PackPanel;
+
+impl Routine for PackPanel {
+    fn symbol(&self) -> String {
+        "subroutine_pack_panel".into()
+    }
+
+    fn parameters(&self) -> Vec<Parameter> {
+        use Parameter::{Int, Ptr};
+        vec![Ptr, Int, Int, Int, Int, Ptr]
+    }
+
+    fn emit<'c>(&self, e: &Emit<'c>, arguments: &[Any<'c>]) {
+        let ptr = |n: usize| arguments[n].into_pointer_value();
+        let int = |n: usize| arguments[n].into_int_value();
+        let panel = Panel {
+            e,
+            from: ptr(0),
+            k_stride: int(1),
+            n_stride: int(2),
+            k: int(3),
+            columns: int(4),
+            to: ptr(5),
+        };
+        let float = e.i64(4);
+        e.if_else(
+            e.icmp(IntCmp::EQ, panel.n_stride, float),
+            || panel.copy_rows(),
+            || {
+                let k_adjoins = e.icmp(IntCmp::EQ, panel.k_stride, float);
+                let squares = e.and(panel.k, e.i64(-i64::from(SIDE)));
+                let turned = e.select(k_adjoins, squares, e.i64(0));
+                panel.turn_squares(turned);
+                panel.copy_elements(turned);
+            },
+        );
+    }
 }
 
 struct Panel<'a, 'c> {

@@ -3,8 +3,9 @@
 use super::driver::Operands;
 use super::{Product, TileShape};
 use crate::level::LevelFacts;
-use crate::llvm::{Any, Elem, Emit, Float, Int, Ptr, Subroutine, Vector};
+use crate::llvm::{Any, Elem, Emit, Float, Int, Parameter, Ptr, Routine, Subroutine, Vector};
 use crate::pack::{GROUP, PANEL};
+use std::sync::Arc;
 
 /// Bytes from one k (f32) or one group of 4 k (int8) of a panel to the next; both are 64 columns of 4 bytes.
 const PANEL_STEP: i64 = 4 * PANEL as i64;
@@ -30,32 +31,58 @@ pub(super) fn fetching_tiles(product: Product) -> i64 {
     }
 }
 
-/// A tile as a subroutine, so that its accumulators have all registers, whatever the epilogue keeps.
+/// A tile as a routine, so that its accumulators have all registers, whatever the epilogue keeps.
+struct TileRoutine {
+    product: Product,
+    shape: TileShape,
+    segment_axes: u32,
+}
+
+impl Routine for TileRoutine {
+    fn symbol(&self) -> String {
+        let TileShape { rows, columns } = self.shape;
+        let what = self.product.name();
+        format!("subroutine_tile_{what}_{rows}x{columns}_{}", self.segment_axes)
+    }
+
+    fn parameters(&self) -> Vec<Parameter> {
+        use Parameter::{Int, Ptr};
+        let mut types = vec![Ptr, Int, Int, Ptr, Int, Ptr, Ptr];
+        types.extend(vec![Int; 2 * self.segment_axes as usize]);
+        types
+    }
+
+    fn emit<'c>(&self, e: &Emit<'c>, arguments: &[Any<'c>]) {
+        let ptr = |n: usize| arguments[n].into_pointer_value();
+        let int = |n: usize| arguments[n].into_int_value();
+        let operands = Operands {
+            a: ptr(0),
+            a_row: int(1),
+            a_k: int(2),
+            b: ptr(3),
+        };
+        let segments: Segments<'c> = (0..self.segment_axes as usize)
+            .map(|s| (int(7 + 2 * s), int(8 + 2 * s)))
+            .collect();
+        let reduction = (int(4), &segments);
+        emit_tile(e, self.product, self.shape, operands, reduction, (ptr(5), ptr(6)));
+    }
+}
+
+/// A tile that can be called.
 pub(super) struct Tile<'c>(Subroutine<'c>);
 
 /// Segments of the reduction: extent and stride of A (in bytes) of each axis that counts them, outermost first.
 pub(super) type Segments<'c> = Vec<(Int<'c>, Int<'c>)>;
 
 impl<'c> Tile<'c> {
-    /// Generates the tile of this shape, with so many segment axes.
+    /// The tile of this shape, with so many segment axes.
     pub(super) fn new(e: &Emit<'c>, product: Product, shape: TileShape, segment_axes: u32) -> Tile<'c> {
-        let (ptr, int) = (e.ptr_type().into(), e.i64(0).get_type().into());
-        let mut types = vec![ptr, int, int, ptr, int, ptr, ptr];
-        types.extend(vec![int; 2 * segment_axes as usize]);
-        Tile(e.subroutine(&types, |arguments| {
-            let ptr = |n: usize| arguments[n].into_pointer_value();
-            let int = |n: usize| arguments[n].into_int_value();
-            let operands = Operands {
-                a: ptr(0),
-                a_row: int(1),
-                a_k: int(2),
-                b: ptr(3),
-            };
-            let segments: Segments<'c> = (0..segment_axes as usize)
-                .map(|s| (int(7 + 2 * s), int(8 + 2 * s)))
-                .collect();
-            emit_tile(e, product, shape, operands, (int(4), &segments), (ptr(5), ptr(6)));
-        }))
+        Tile(e.routine(Arc::new(TileRoutine {
+            product,
+            shape,
+            segment_axes,
+        })))
     }
 
     /// Runs it on a reduction of length `k` in each segment: the sums go to `sums`, and what lies at `ahead`, one line a
