@@ -5,7 +5,7 @@ use crate::kernels::access::{Cx, Index, Point};
 use crate::kernels::body::{
     LANES, apply, combine, finish_reduce, from_memory, held, lanes, neutral, single, to_memory, widen,
 };
-use crate::llvm::{Any, Int, Lanes, Ptr, Vector};
+use crate::llvm::{Any, Elem, Int, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::scalar::{Body, ScalarOp};
 
@@ -326,41 +326,34 @@ impl<'c> RowCode<'_, '_, 'c> {
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let total = self.row_extent();
-        let zero = e.i64(0);
-        let take_apart = |i: Int<'c>, part: Lanes<'c>| {
-            let numbers = e.add(e.splat(i, LANES), e.iota(LANES));
-            let last = e.splat(e.sub(total, e.i64(1)), LANES);
-            let mut left = e.vmin(numbers, last);
+        let width = i64::from(LANES);
+        e.fold(e.i64(0), total, e.i64(width), init, |i, sums| {
             let mut at = outer.clone();
-            for axis in row.iter().rev() {
-                let extent = e.splat(self.cx.extent(*axis), LANES);
-                at.axes[*axis as usize] = Some(Index::Each(e.urem(left, extent)));
+            self.take_apart(&mut at, row, i, total);
+            at.part = Lanes::First(e.imin(e.sub(total, i), e.i64(width)));
+            step(&Place { at, element: i }, sums)
+        })
+    }
+
+    /// The indices along several axes of the sixteen elements from `first` on; the last of `total` stands in for those
+    /// that do not exist. No level can divide vectors of integers.
+    fn take_apart(&self, at: &mut Point<'c>, row: &[u32], first: Int<'c>, total: Int<'c>) {
+        let e = self.cx.e;
+        let indices = e.vector_type(Elem::I64, LANES);
+        let slots: Vec<(u32, Ptr<'c>)> = row.iter().map(|a| (*a, e.stack(indices, 1, 64))).collect();
+        let last = e.sub(total, e.i64(1));
+        e.for_range(e.i64(0), e.i64(i64::from(LANES)), e.i64(1), |lane| {
+            let mut left = e.imin(e.add(first, lane), last);
+            for (axis, slot) in slots.iter().rev() {
+                let extent = self.cx.extent(*axis);
+                e.store_scalar(e.urem(left, extent), e.at_index(*slot, lane, 8));
                 left = e.udiv(left, extent);
             }
-            at.part = part;
-            at
-        };
-        let by = e.i64(i64::from(LANES));
-        let whole = e.and(total, e.i64(-i64::from(LANES)));
-        let sums = e.fold(zero, whole, by, init, |i, sums| {
-            step(
-                &Place {
-                    at: take_apart(i, Lanes::All),
-                    element: i,
-                },
-                sums,
-            )
         });
-        e.fold(whole, total, by, &sums, |i, sums| {
-            let part = Lanes::First(e.sub(total, i));
-            step(
-                &Place {
-                    at: take_apart(i, part),
-                    element: i,
-                },
-                sums,
-            )
-        })
+        for (axis, slot) in &slots {
+            let index = e.load_aligned(indices, *slot, 64).into_vector_value();
+            at.axes[*axis as usize] = Some(Index::Each(index));
+        }
     }
 }
 
