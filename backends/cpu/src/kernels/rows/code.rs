@@ -74,6 +74,13 @@ fn value_of<'c>(env: &Env<'c>, i: usize) -> Vector<'c> {
 /// A phase body: evaluates one place and returns the new accumulators.
 type Step<'f, 'c> = dyn FnMut(&Place<'c>, &[Any<'c>]) -> Vec<Any<'c>> + 'f;
 
+/// A loop over a row.
+struct Loop<'f, 'c> {
+    /// Whether its body may exist only once.
+    once: bool,
+    step: &'f mut Step<'f, 'c>,
+}
+
 impl<'c> RowCode<'_, '_, 'c> {
     /// Generates the row at `outer`, which has an index for every outer axis. With `range`, only these indices along
     /// the single row axis are done, which needs a body without reductions.
@@ -94,9 +101,12 @@ impl<'c> RowCode<'_, '_, 'c> {
             if phase.reduce.is_empty() && phase.store.is_empty() {
                 continue;
             }
-            let sums = self.row_loop(outer, range, &init, &mut |place, sums| {
-                self.step(phase, &env, place, sums)
-            });
+            let mut step = |place: &Place<'c>, sums: &[Any<'c>]| self.step(phase, &env, place, sums);
+            let mut phase_loop = Loop {
+                once: phase.one_loop,
+                step: &mut step,
+            };
+            let sums = self.row_loop(outer, range, &init, &mut phase_loop);
             for ((i, kind), sum) in phase.reduce.iter().zip(sums) {
                 let total = finish_reduce(self.cx.e, *kind, body.stmts[*i].ty, sum.into_vector_value());
                 env[*i] = Some(total);
@@ -203,13 +213,13 @@ impl<'c> RowCode<'_, '_, 'c> {
             .unwrap_or_else(|| e.i64(1))
     }
 
-    /// Runs `step` along the row, carrying accumulators.
+    /// Runs `body` along the row, carrying accumulators.
     fn row_loop(
         &self,
         outer: &Point<'c>,
         range: Option<(Int<'c>, Int<'c>)>,
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let row: Vec<u32> = self.cx.spec.region.row().collect();
@@ -220,11 +230,11 @@ impl<'c> RowCode<'_, '_, 'c> {
                     at: outer.clone(),
                     element: zero,
                 };
-                step(&place, init)
+                (body.step)(&place, init)
             }
             [axis] => {
                 let (from, to) = range.unwrap_or((zero, self.cx.extent(*axis)));
-                self.vectors(outer, *axis, (from, to), zero, init, step)
+                self.vectors(outer, *axis, (from, to), zero, init, body)
             }
             [rest @ .., inner] => {
                 let aligned = self.cx.spec.region.axes[*inner as usize]
@@ -232,9 +242,9 @@ impl<'c> RowCode<'_, '_, 'c> {
                     .as_const()
                     .is_some_and(|c| c % i64::from(LANES) == 0);
                 if aligned {
-                    self.nested(outer, rest, *inner, zero, init, step)
+                    self.nested(outer, rest, *inner, zero, init, body)
                 } else {
-                    self.flat(outer, &row, init, step)
+                    self.flat(outer, &row, init, body)
                 }
             }
         }
@@ -248,39 +258,33 @@ impl<'c> RowCode<'_, '_, 'c> {
         (from, to): (Int<'c>, Int<'c>),
         element: Int<'c>,
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
-        let by = e.i64(i64::from(LANES));
+        let width = i64::from(LANES);
+        let by = e.i64(width);
         let length = e.sub(to, from);
-        let whole = e.and(length, e.i64(-i64::from(LANES)));
+        let whole = e.and(length, e.i64(-width));
         let middle = e.add(from, whole);
         let known = length.get_sign_extended_constant();
-        let mut sums = init.to_vec();
-        if known.is_none_or(|n| n >= i64::from(LANES)) {
-            sums = e.fold(from, middle, by, &sums, |i, sums| {
-                let at = outer.with(axis, Index::Run(i));
-                step(
-                    &Place {
-                        at,
-                        element: e.add(element, i),
-                    },
-                    sums,
-                )
-            });
+        let mut run =
+            |(from, to): (Int<'c>, Int<'c>), part: &dyn Fn(Int<'c>) -> Lanes<'c>, sums: &[Any<'c>]| {
+                e.fold(from, to, by, sums, |i, sums| {
+                    let mut at = outer.with(axis, Index::Run(i));
+                    at.part = part(i);
+                    let element = e.add(element, i);
+                    (body.step)(&Place { at, element }, sums)
+                })
+            };
+        if known.is_none_or(|n| n > width && n % width != 0) && body.once {
+            return run((from, to), &|i| Lanes::First(e.imin(e.sub(to, i), by)), init);
         }
-        if known.is_none_or(|n| n % i64::from(LANES) != 0) {
-            sums = e.fold(middle, to, by, &sums, |i, sums| {
-                let mut at = outer.with(axis, Index::Run(i));
-                at.part = Lanes::First(e.sub(to, i));
-                step(
-                    &Place {
-                        at,
-                        element: e.add(element, i),
-                    },
-                    sums,
-                )
-            });
+        let mut sums = init.to_vec();
+        if known.is_none_or(|n| n >= width) {
+            sums = run((from, middle), &|_| Lanes::All, &sums);
+        }
+        if known.is_none_or(|n| n % width != 0) {
+            sums = run((middle, to), &|i| Lanes::First(e.sub(to, i)), &sums);
         }
         sums
     }
@@ -294,7 +298,7 @@ impl<'c> RowCode<'_, '_, 'c> {
         inner: u32,
         element: Int<'c>,
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let [axis, rest @ ..] = rest else {
@@ -304,7 +308,7 @@ impl<'c> RowCode<'_, '_, 'c> {
                 (e.i64(0), self.cx.extent(inner)),
                 element,
                 init,
-                step,
+                body,
             );
         };
         let below = rest.iter().chain([&inner]).map(|a| self.cx.extent(*a));
@@ -312,7 +316,7 @@ impl<'c> RowCode<'_, '_, 'c> {
         e.fold(e.i64(0), self.cx.extent(*axis), e.i64(1), init, |i, sums| {
             let at = outer.with(*axis, Index::At(i));
             let element = e.add(element, e.mul(i, below));
-            self.nested(&at, rest, inner, element, sums, step)
+            self.nested(&at, rest, inner, element, sums, body)
         })
     }
 
@@ -322,7 +326,7 @@ impl<'c> RowCode<'_, '_, 'c> {
         outer: &Point<'c>,
         row: &[u32],
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let total = self.row_extent();
@@ -331,7 +335,7 @@ impl<'c> RowCode<'_, '_, 'c> {
             let mut at = outer.clone();
             self.take_apart(&mut at, row, i, total);
             at.part = Lanes::First(e.imin(e.sub(total, i), e.i64(width)));
-            step(&Place { at, element: i }, sums)
+            (body.step)(&Place { at, element: i }, sums)
         })
     }
 
