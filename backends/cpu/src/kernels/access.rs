@@ -73,7 +73,7 @@ enum Shape<'c> {
     Run,
     /// By a stride.
     Stride(Int<'c>),
-    /// By one, except where clamped to `0..limit`; the clamped index of lane 0 before clamping.
+    /// By one, except where clamped to `0..limit`; the index of lane 0 before clamping.
     Clamped { first: Int<'c>, limit: Int<'c> },
     /// One offset a lane, to be added to the common one.
     Each,
@@ -84,7 +84,7 @@ struct Address<'c> {
     /// Common to all lanes; for [`Shape::Run`] and [`Shape::Stride`] that of lane 0.
     offset: Int<'c>,
     shape: Shape<'c>,
-    /// What differs between lanes, as offsets: for [`Shape::Clamped`] and [`Shape::Each`].
+    /// What differs between lanes, as offsets: for [`Shape::Each`].
     each: Option<Vector<'c>>,
 }
 
@@ -93,6 +93,8 @@ struct Address<'c> {
 enum Steps<'c> {
     /// Lane `l` by `l` times this.
     Stride(Int<'c>),
+    /// Lane `l` by `first + l`, brought into `0..=last`.
+    Clamped { first: Int<'c>, last: Int<'c> },
     /// Each by a number of its own.
     Each(Vector<'c>),
 }
@@ -159,31 +161,45 @@ impl<'a, 'c> Cx<'a, 'c> {
             Shape::Run => e.load(elem, LANES, start, at.part),
             Shape::Stride(s) => self.load_lanes(elem, start, Steps::Stride(*s), at.part),
             Shape::Each => self.load_lanes(elem, start, Steps::Each(each_of(&address)), at.part),
-            Shape::Clamped { first, limit } => {
-                let inside = e.and(
-                    e.icmp(IntCmp::SGE, *first, e.i64(0)),
-                    e.icmp(IntCmp::SLE, e.add(*first, e.i64(i64::from(LANES))), *limit),
-                );
-                let value = e.var(e.vector_type(elem, LANES).const_zero());
-                e.if_else(
-                    inside,
-                    || {
-                        let from = e.at_index(start, *first, elem.bytes());
-                        e.set(value, e.load(elem, LANES, from, Lanes::All));
-                    },
-                    || {
-                        let steps = Steps::Each(each_of(&address));
-                        e.set(value, self.load_lanes(elem, start, steps, at.part));
-                    },
-                );
-                e.get(value)
-            }
+            Shape::Clamped { first, limit } => self.load_clamped(elem, start, (*first, *limit), at.part),
         };
         let value = match self.spec.operand_layouts[n as usize] {
             Some(Layout::OffsetBinary) => e.xor(value, e.ints(Elem::I8, 0x80, lanes(value))),
             _ => value,
         };
         from_memory(e, ty, value)
+    }
+
+    /// Adjoining elements of `0..limit`, clamped: mostly all lanes are inside, or all on one side.
+    fn load_clamped(
+        &self,
+        elem: Elem,
+        start: Ptr<'c>,
+        (first, limit): (Int<'c>, Int<'c>),
+        part: Lanes<'c>,
+    ) -> Vector<'c> {
+        let e = self.e;
+        let (zero, width) = (e.i64(0), e.i64(i64::from(LANES)));
+        let last = e.sub(limit, e.i64(1));
+        let end = e.add(first, width);
+        let inside = e.and(e.icmp(IntCmp::SGE, first, zero), e.icmp(IntCmp::SLE, end, limit));
+        let value = e.var(e.vector_type(elem, LANES).const_zero());
+        let whole = || {
+            let from = e.at_index(start, first, elem.bytes());
+            e.set(value, e.load(elem, LANES, from, Lanes::All));
+        };
+        let edge = || {
+            let nearest = e.imax(e.imin(first, last), zero);
+            let element: Any<'c> = e.load_scalar(elem, e.at_index(start, nearest, elem.bytes()));
+            e.set(value, e.splat(element, LANES));
+        };
+        let mixed = || {
+            let steps = Steps::Clamped { first, last };
+            e.set(value, self.load_lanes(elem, start, steps, part));
+        };
+        let outside = e.or(e.icmp(IntCmp::SLE, end, zero), e.icmp(IntCmp::SGE, first, limit));
+        e.if_else(inside, whole, || e.if_else(outside, edge, mixed));
+        e.get(value)
     }
 
     /// An operand whose clamped or gathered dimension has no elements is never read: zeros stand in for it.
@@ -277,22 +293,20 @@ impl<'a, 'c> Cx<'a, 'c> {
             Lanes::All => e.i64(i64::from(LANES)),
             Lanes::First(count) => count,
         };
-        let places = match steps {
-            Steps::Stride(_) => None,
+        let all = |offset: &dyn Fn(Int<'c>) -> Int<'c>| {
+            e.for_range(e.i64(0), count, e.i64(1), |l| {
+                visit(l, e.at_index(base, offset(l), elem.bytes()));
+            });
+        };
+        match steps {
+            Steps::Stride(stride) => all(&|l| e.mul(l, stride)),
+            Steps::Clamped { first, last } => all(&|l| e.imax(e.imin(e.add(first, l), last), e.i64(0))),
             Steps::Each(offsets) => {
                 let places = e.stack(e.vector_type(Elem::I64, LANES), 1, 64);
                 e.store_aligned(offsets, places, 64);
-                Some(places)
+                all(&|l| e.load_scalar(Elem::I64, e.at_index(places, l, 8)));
             }
-        };
-        e.for_range(e.i64(0), count, e.i64(1), |l| {
-            let offset = match (places, steps) {
-                (Some(places), _) => e.load_scalar(Elem::I64, e.at_index(places, l, 8)),
-                (None, Steps::Stride(stride)) => e.mul(l, stride),
-                (None, Steps::Each(_)) => unreachable!("offsets of their own have a place"),
-            };
-            visit(l, e.at_index(base, offset, elem.bytes()));
-        });
+        }
     }
 
     /// The address of an access at a point.
@@ -393,21 +407,38 @@ impl<'a, 'c> Cx<'a, 'c> {
         let mut inside: Option<Vector<'c>> = None;
         for t in &access.terms {
             let Some(c) = &t.clamp else { continue };
-            let index = self.index_value(at.index(t.axis));
-            let width = lanes(index);
-            let wide = |d: &Dim| widen(e, single(e, self.dim(d)), width);
-            let shifted = e.add(index, wide(&c.shift));
-            let low = e.icmp(IntCmp::SGE, shifted, e.ints(Elem::I64, 0, width));
-            let ok = e.and(low, e.icmp(IntCmp::SLT, shifted, wide(&c.limit)));
+            let ok = if let Index::Run(i) = at.index(t.axis) {
+                let first = e.add(i, self.dim(&c.shift));
+                let low = self.run_is(IntCmp::SGE, first, e.i64(0));
+                e.and(low, self.run_is(IntCmp::SLT, first, self.dim(&c.limit)))
+            } else {
+                let index = self.index_value(at.index(t.axis));
+                let width = lanes(index);
+                let wide = |d: &Dim| widen(e, single(e, self.dim(d)), width);
+                let shifted = e.add(index, wide(&c.shift));
+                let low = e.icmp(IntCmp::SGE, shifted, e.ints(Elem::I64, 0, width));
+                e.and(low, e.icmp(IntCmp::SLT, shifted, wide(&c.limit)))
+            };
             inside = Some(match inside {
                 None => ok,
                 Some(other) => {
-                    let width = lanes(other).max(width);
+                    let width = lanes(other).max(lanes(ok));
                     e.and(widen(e, other, width), widen(e, ok, width))
                 }
             });
         }
         inside
+    }
+
+    /// Compares `first`, `first + 1`, .. with a bound that is less than 2^62 away from 0, as indices and dims are. Vectors
+    /// of i64 are dear: lane numbers are compared with where the bound falls among them.
+    pub fn run_is(&self, how: IntCmp, first: Int<'c>, bound: Int<'c>) -> Vector<'c> {
+        let e = self.e;
+        let width = i64::from(LANES);
+        let lane = e.imax(e.imin(e.sub(bound, first), e.i64(width)), e.i64(-1));
+        let numbers: Vec<i32> = (0..LANES as i32).collect();
+        let lane = e.splat(e.trunc_to(Elem::I32, lane), LANES);
+        e.icmp(how, e.i32s(&numbers), lane)
     }
 
     /// An index as an i64 value of one lane or 16.

@@ -5,9 +5,9 @@ use crate::kernels::access::{Cx, Index, Point};
 use crate::kernels::body::{
     LANES, apply, combine, finish_reduce, from_memory, held, lanes, neutral, single, to_memory, widen,
 };
-use crate::llvm::{Any, Elem, Int, Lanes, Ptr, Vector};
+use crate::llvm::{Any, Elem, Int, IntCmp, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
-use rsqc_ir::scalar::{Body, ScalarOp};
+use rsqc_ir::scalar::{Body, BodyId, Pred, ScalarOp};
 
 /// Where in a row: the point, and the number of its first element in row-major order over the row axes.
 pub struct Place<'c> {
@@ -46,6 +46,12 @@ pub fn evaluate<'c>(
 ) {
     for i in stmts {
         let s = &body.stmts[*i];
+        if let ScalarOp::Cmp(how) = &s.op
+            && let Some(mask) = compare_run(cx, body, (*how, &s.args), place)
+        {
+            env[*i] = Some(mask);
+            continue;
+        }
         let value = match &s.op {
             ScalarOp::Operand(n) => cx.load(*n, &place.at),
             ScalarOp::Anchor => anchor(cx, place),
@@ -65,6 +71,37 @@ pub fn evaluate<'c>(
         };
         env[*i] = Some(value);
     }
+}
+
+/// A comparison of a running index with a dim or a small constant.
+fn compare_run<'c>(
+    cx: &Cx<'_, 'c>,
+    body: &Body,
+    (how, args): (Pred, &[BodyId]),
+    place: &Place<'c>,
+) -> Option<Vector<'c>> {
+    let [a, b] = args else { return None };
+    let index = match body.stmt(*a).op {
+        ScalarOp::Index(axis) => place.at.axes[axis as usize],
+        _ => None,
+    };
+    let Some(Index::Run(first)) = index else {
+        return None;
+    };
+    let bound = match &body.stmt(*b).op {
+        ScalarOp::Dim(d) => cx.dim(d),
+        ScalarOp::Const(c) if (c.bits as i64).unsigned_abs() < 1 << 62 => cx.e.i64(c.bits as i64),
+        _ => return None,
+    };
+    let how = match how {
+        Pred::Eq => IntCmp::EQ,
+        Pred::Ne => IntCmp::NE,
+        Pred::Lt => IntCmp::SLT,
+        Pred::Le => IntCmp::SLE,
+        Pred::Gt => IntCmp::SGT,
+        Pred::Ge => IntCmp::SGE,
+    };
+    Some(cx.run_is(how, first, bound))
 }
 
 fn value_of<'c>(env: &Env<'c>, i: usize) -> Vector<'c> {
