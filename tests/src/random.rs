@@ -11,6 +11,7 @@ use rsqc_ir::{Const, Dim, Graph, Module, Port, ScalarType, Symbol, TensorType, V
 pub struct Generator {
     rng: Rng,
     m: Module,
+    widths: Vec<i64>,
     /// f32 values of rank 2 or 3 that later ops may use.
     values: Vec<ValueId>,
 }
@@ -22,7 +23,14 @@ pub const SYMBOLS: [&str; 2] = ["b", "s"];
 pub const MAX_SYMBOL: i64 = 7;
 
 /// Extents for constant dims: tiny, odd, around a vector and a weight panel.
-const WIDTHS: [i64; 9] = [1, 2, 3, 8, 15, 16, 17, 33, 65];
+const WIDTHS: [i64; 12] = [1, 2, 3, 5, 8, 12, 15, 16, 17, 33, 64, 65];
+
+/// Graphs in a row that draw from the same widths: extents are part of kernels, and kernels that several graphs share
+/// are generated once.
+const NEIGHBOURS: u64 = 50;
+
+/// Widths that a graph draws from.
+const DRAWN: usize = 3;
 
 /// What to generate.
 #[derive(Clone, Copy, Default, Debug)]
@@ -36,6 +44,7 @@ pub fn module(seed: u64, ops: usize, options: Options) -> Module {
     let mut g = Generator {
         rng: Rng::with_seed(seed),
         m: Module::default(),
+        widths: Rng::with_seed(seed / NEIGHBOURS).choose_multiple(WIDTHS, DRAWN),
         values: Vec::new(),
     };
     g.m.name = format!("random-{seed}");
@@ -84,7 +93,7 @@ fn floats(rng: &mut Rng, n: usize, scale: f32) -> Vec<f32> {
 
 impl Generator {
     fn width(&mut self) -> Dim {
-        Dim::from(WIDTHS[self.rng.usize(0..WIDTHS.len())])
+        Dim::from(self.widths[self.rng.usize(0..DRAWN)])
     }
 
     fn inputs(&mut self) {
@@ -286,8 +295,13 @@ impl Generator {
     fn slice(&mut self, x: ValueId) -> Option<ValueId> {
         let s = self.shape(x);
         let w = s.last()?.as_const()?;
-        let start = self.rng.i64(0..w);
-        let len = self.rng.i64(1..=w - start);
+        // The result has one of the graph's widths again, where one is small enough.
+        let fits: Vec<i64> = self.widths.iter().copied().filter(|n| *n <= w).collect();
+        let len = match fits.as_slice() {
+            [] => self.rng.i64(1..=w),
+            fits => fits[self.rng.usize(0..fits.len())],
+        };
+        let start = [0, (w - len) / 2, w - len][self.rng.usize(0..3)];
         let mut starts = vec![Dim::zero(); s.len()];
         let mut sizes = s.clone();
         *starts.last_mut()? = Dim::from(start);

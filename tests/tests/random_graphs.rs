@@ -9,6 +9,7 @@ use rsqc_ir::region::Anchor;
 use rsqc_ir::{Module, Op, ScalarType, Symbol};
 use rsqc_tests::random::{self, Options};
 use rsqc_tests::run::{compile, levels, load, lower_on, options, relative_difference, run, same_bits};
+use std::collections::BTreeSet;
 
 /// Graphs a test; eight tests make the total.
 const GRAPHS: u64 = 250;
@@ -64,7 +65,8 @@ fn ops(seed: u64) -> usize {
     (if long { 1 + seed / 8 % 9 } else { 1 + seed % 3 }) as usize
 }
 
-fn check(seed: u64, scheme: &str) {
+/// Checks one graph; gives the names of its kernels.
+fn check(seed: u64, scheme: &str) -> Vec<String> {
     let test_op = seed.is_multiple_of(5);
     let original = random::module(seed, ops(seed), Options { test_op });
     let levels = levels();
@@ -103,6 +105,23 @@ fn check(seed: u64, scheme: &str) {
             }
         }
     }
+    compiled.manifest.kernels.into_iter().map(|k| k.name).collect()
+}
+
+/// A number that the environment gives, to look for rarer cases.
+fn number(variable: &str, default: u64) -> u64 {
+    let given = std::env::var(variable).ok().and_then(|v| v.parse().ok());
+    given.unwrap_or(default)
+}
+
+fn batch(index: u64, scheme: &str) {
+    let first = number("RSQC_FIRST_SEED", 0) + index * GRAPHS;
+    let graphs = number("RSQC_GRAPHS", GRAPHS);
+    let kernels: Vec<String> = (first..first + graphs)
+        .flat_map(|seed| check(seed, scheme))
+        .collect();
+    let distinct = kernels.iter().collect::<BTreeSet<_>>().len();
+    println!("{graphs} graphs, {} kernels, {distinct} distinct", kernels.len());
 }
 
 /// How far compiled code may be from the evaluator; `None`: not a bit.
@@ -126,11 +145,7 @@ macro_rules! batches {
     ($($name:ident $index:literal $scheme:literal;)*) => {$(
         #[test]
         fn $name() {
-            let first = std::env::var("RSQC_FIRST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0u64);
-            let n = std::env::var("RSQC_GRAPHS").ok().and_then(|v| v.parse().ok()).unwrap_or(GRAPHS);
-            for k in 0..n {
-                check(first + $index * GRAPHS + k, $scheme);
-            }
+            batch($index, $scheme);
         }
     )*};
 }

@@ -7,6 +7,7 @@ use crate::kernels::attention::AttentionKernel;
 use crate::kernels::body;
 use crate::kernels::linear::Linear;
 use crate::kernels::rows::{self, Schedule};
+use crate::level::Level;
 use crate::llvm::Emit;
 use rsqc_backend::{KernelSpec, Launch, Params};
 use rsqc_ir::diag::{Blame, Diag};
@@ -46,6 +47,21 @@ impl Choice {
             Family::Rows(schedule) => rows::emit(e, &self.spec, *schedule),
             Family::Linear(linear) => linear.emit(e, &self.spec),
             Family::Attention(kernel) => kernel.emit(e, &self.spec),
+        }
+    }
+}
+
+impl Choice {
+    /// The level whose code the kernel has at `level`: what AVX-VNNI adds counts in integer products only.
+    pub fn code_level(&self, level: Level) -> Level {
+        let same = match &self.family {
+            Family::Linear(linear) => !linear.is_int8(),
+            Family::Rows(_) | Family::Attention(_) => true,
+        };
+        if same && level == Level::AvxVnni {
+            Level::Avx2
+        } else {
+            level
         }
     }
 }

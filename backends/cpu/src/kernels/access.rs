@@ -69,9 +69,11 @@ pub fn moves(r: &Region, n: u32, axis: u32) -> bool {
 enum Shape<'c> {
     /// Not at all.
     Same,
+    /// By one.
+    Run,
     /// By a stride.
-    Stride(Dim),
-    /// By one, except where clamped to `0..limit`; the clamped index of lane 0 before clamping.
+    Stride(Int<'c>),
+    /// By one, except where clamped to `0..limit`; the index of lane 0 before clamping.
     Clamped { first: Int<'c>, limit: Int<'c> },
     /// One offset a lane, to be added to the common one.
     Each,
@@ -79,11 +81,22 @@ enum Shape<'c> {
 
 /// An address in elements.
 struct Address<'c> {
-    /// Common to all lanes; for [`Shape::Stride`] that of lane 0.
+    /// Common to all lanes; for [`Shape::Run`] and [`Shape::Stride`] that of lane 0.
     offset: Int<'c>,
     shape: Shape<'c>,
-    /// What differs between lanes, as offsets: for [`Shape::Clamped`] and [`Shape::Each`].
+    /// What differs between lanes, as offsets: for [`Shape::Each`].
     each: Option<Vector<'c>>,
+}
+
+/// How far lanes are from a common address, in elements.
+#[derive(Clone, Copy)]
+enum Steps<'c> {
+    /// Lane `l` by `l` times this.
+    Stride(Int<'c>),
+    /// Lane `l` by `first + l`, brought into `0..=last`.
+    Clamped { first: Int<'c>, last: Int<'c> },
+    /// Each by a number of its own.
+    Each(Vector<'c>),
 }
 
 /// What kernels know while being generated.
@@ -138,35 +151,17 @@ impl<'a, 'c> Cx<'a, 'c> {
         let ty = self.spec.operands[n as usize].storage();
         let elem = stored(ty);
         let address = self.address(access, at);
-        let (base, address) = self.guard(n, access, address, at.part);
+        let (base, address) = self.guard(n, access, address);
         let start = e.at_index(base, address.offset, elem.bytes());
         let value = match &address.shape {
             Shape::Same => {
                 let value: Any<'c> = e.load_scalar(elem, start);
                 e.with_lane(e.poison(elem, 1), 0, value)
             }
-            Shape::Stride(s) if s.is(1) => e.load(elem, LANES, start, at.part),
-            Shape::Stride(s) => {
-                let steps = self.scaled(self.lane_numbers(at.part), s);
-                self.load_each(elem, start, steps)
-            }
-            Shape::Each => self.load_each(elem, start, each_of(&address)),
-            Shape::Clamped { first, limit } => {
-                let inside = e.and(
-                    e.icmp(IntCmp::SGE, *first, e.i64(0)),
-                    e.icmp(IntCmp::SLE, e.add(*first, e.i64(i64::from(LANES))), *limit),
-                );
-                let value = e.var(e.vector_type(elem, LANES).const_zero());
-                e.if_else(
-                    inside,
-                    || {
-                        let from = e.at_index(start, *first, elem.bytes());
-                        e.set(value, e.load(elem, LANES, from, Lanes::All));
-                    },
-                    || e.set(value, self.load_each(elem, start, each_of(&address))),
-                );
-                e.get(value)
-            }
+            Shape::Run => e.load(elem, LANES, start, at.part),
+            Shape::Stride(s) => self.load_lanes(elem, start, Steps::Stride(*s), at.part),
+            Shape::Each => self.load_lanes(elem, start, Steps::Each(each_of(&address)), at.part),
+            Shape::Clamped { first, limit } => self.load_clamped(elem, start, (*first, *limit), at.part),
         };
         let value = match self.spec.operand_layouts[n as usize] {
             Some(Layout::OffsetBinary) => e.xor(value, e.ints(Elem::I8, 0x80, lanes(value))),
@@ -175,14 +170,40 @@ impl<'a, 'c> Cx<'a, 'c> {
         from_memory(e, ty, value)
     }
 
-    /// An operand whose clamped or gathered dimension has no elements is never read: zeros stand in for it.
-    fn guard(
+    /// Adjoining elements of `0..limit`, clamped: mostly all lanes are inside, or all on one side.
+    fn load_clamped(
         &self,
-        n: u32,
-        access: &Access,
-        address: Address<'c>,
+        elem: Elem,
+        start: Ptr<'c>,
+        (first, limit): (Int<'c>, Int<'c>),
         part: Lanes<'c>,
-    ) -> (Ptr<'c>, Address<'c>) {
+    ) -> Vector<'c> {
+        let e = self.e;
+        let (zero, width) = (e.i64(0), e.i64(i64::from(LANES)));
+        let last = e.sub(limit, e.i64(1));
+        let end = e.add(first, width);
+        let inside = e.and(e.icmp(IntCmp::SGE, first, zero), e.icmp(IntCmp::SLE, end, limit));
+        let value = e.var(e.vector_type(elem, LANES).const_zero());
+        let whole = || {
+            let from = e.at_index(start, first, elem.bytes());
+            e.set(value, e.load(elem, LANES, from, Lanes::All));
+        };
+        let edge = || {
+            let nearest = e.imax(e.imin(first, last), zero);
+            let element: Any<'c> = e.load_scalar(elem, e.at_index(start, nearest, elem.bytes()));
+            e.set(value, e.splat(element, LANES));
+        };
+        let mixed = || {
+            let steps = Steps::Clamped { first, last };
+            e.set(value, self.load_lanes(elem, start, steps, part));
+        };
+        let outside = e.or(e.icmp(IntCmp::SLE, end, zero), e.icmp(IntCmp::SGE, first, limit));
+        e.if_else(inside, whole, || e.if_else(outside, edge, mixed));
+        e.get(value)
+    }
+
+    /// An operand whose clamped or gathered dimension has no elements is never read: zeros stand in for it.
+    fn guard(&self, n: u32, access: &Access, address: Address<'c>) -> (Ptr<'c>, Address<'c>) {
         let e = self.e;
         let base = e.buf(n);
         let limits = access
@@ -202,18 +223,7 @@ impl<'a, 'c> Cx<'a, 'c> {
             e.select(e.splat(empty, LANES), zeros, v)
         });
         let shape = match address.shape {
-            Shape::Stride(s) if !s.is(1) => {
-                let steps = self.scaled(self.lane_numbers(part), &s);
-                let zeros = steps.get_type().const_zero();
-                let each = Some(e.select(e.splat(empty, LANES), zeros, steps));
-                let offset = e.select(empty, e.i64(0), address.offset);
-                let address = Address {
-                    offset,
-                    shape: Shape::Each,
-                    each,
-                };
-                return (e.select(empty, self.nothing, base), address);
-            }
+            Shape::Stride(s) => Shape::Stride(e.select(empty, e.i64(0), s)),
             shape => shape,
         };
         let offset = e.select(empty, e.i64(0), address.offset);
@@ -221,18 +231,6 @@ impl<'a, 'c> Cx<'a, 'c> {
             e.select(empty, self.nothing, base),
             Address { offset, shape, each },
         )
-    }
-
-    /// Lane numbers as i64; those of lanes that do not exist repeat the last one that does.
-    fn lane_numbers(&self, part: Lanes<'c>) -> Vector<'c> {
-        let e = self.e;
-        match part {
-            Lanes::All => e.iota(LANES),
-            Lanes::First(count) => {
-                let last = e.splat(e.sub(count, e.i64(1)), LANES);
-                e.vmin(e.iota(LANES), last)
-            }
-        }
     }
 
     fn scaled(&self, v: Vector<'c>, stride: &Dim) -> Vector<'c> {
@@ -244,15 +242,71 @@ impl<'a, 'c> Cx<'a, 'c> {
         }
     }
 
-    fn load_each(&self, elem: Elem, base: Ptr<'c>, offsets: Vector<'c>) -> Vector<'c> {
+    /// Loads lane by lane; lanes that do not exist become 0.
+    fn load_lanes(&self, elem: Elem, base: Ptr<'c>, steps: Steps<'c>, part: Lanes<'c>) -> Vector<'c> {
         let e = self.e;
-        let mut value = e.poison(elem, LANES);
-        for l in 0..LANES {
-            let from = e.at_index(base, e.lane(offsets, l), elem.bytes());
-            let element: Any<'c> = e.load_scalar(elem, from);
-            value = e.with_lane(value, l, element);
+        if let (Steps::Stride(stride), Lanes::All) = (steps, part) {
+            let mut value = e.poison(elem, LANES);
+            for (l, from) in (0..).zip(self.strided(elem, base, stride)) {
+                let element: Any<'c> = e.load_scalar(elem, from);
+                value = e.with_lane(value, l, element);
+            }
+            return value;
         }
-        value
+        let ty = e.vector_type(elem, LANES);
+        let values = e.stack(ty, 1, 64);
+        if let Lanes::First(_) = part {
+            e.store_aligned(ty.const_zero(), values, 64);
+        }
+        self.each_lane(elem, base, steps, part, &|l, from| {
+            let element: Any<'c> = e.load_scalar(elem, from);
+            e.store_scalar(element, e.at_index(values, l, elem.bytes()));
+        });
+        e.load_aligned(ty, values, 64).into_vector_value()
+    }
+
+    /// The addresses of all lanes.
+    fn strided(&self, elem: Elem, base: Ptr<'c>, stride: Int<'c>) -> impl Iterator<Item = Ptr<'c>> {
+        let e = self.e;
+        let step = e.mul(stride, e.i64(i64::from(elem.bytes())));
+        let known = step.get_sign_extended_constant();
+        let next = move |(l, last): (i64, Ptr<'c>)| {
+            let at = known.map_or_else(|| e.at(last, step), |step| e.at_const(base, (l + 1) * step));
+            Some((l + 1, at))
+        };
+        let places = std::iter::successors(Some((0, base)), move |at| next(*at));
+        places.map(|(_, at)| at).take(LANES as usize)
+    }
+
+    /// Calls `visit` with the number and the address of each lane that exists, in a loop: sixteen copies of this code
+    /// would take LLVM longer than the rest of a kernel, and gain little where addresses have nothing in common.
+    fn each_lane(
+        &self,
+        elem: Elem,
+        base: Ptr<'c>,
+        steps: Steps<'c>,
+        part: Lanes<'c>,
+        visit: &dyn Fn(Int<'c>, Ptr<'c>),
+    ) {
+        let e = self.e;
+        let count = match part {
+            Lanes::All => e.i64(i64::from(LANES)),
+            Lanes::First(count) => count,
+        };
+        let all = |offset: &dyn Fn(Int<'c>) -> Int<'c>| {
+            e.for_range(e.i64(0), count, e.i64(1), |l| {
+                visit(l, e.at_index(base, offset(l), elem.bytes()));
+            });
+        };
+        match steps {
+            Steps::Stride(stride) => all(&|l| e.mul(l, stride)),
+            Steps::Clamped { first, last } => all(&|l| e.imax(e.imin(e.add(first, l), last), e.i64(0))),
+            Steps::Each(offsets) => {
+                let places = e.stack(e.vector_type(Elem::I64, LANES), 1, 64);
+                e.store_aligned(offsets, places, 64);
+                all(&|l| e.load_scalar(Elem::I64, e.at_index(places, l, 8)));
+            }
+        }
     }
 
     /// The address of an access at a point.
@@ -275,7 +329,7 @@ impl<'a, 'c> Cx<'a, 'c> {
                 (Index::Run(i), Some(c)) => {
                     let simple = clamped.is_none() && t.stride.is(1);
                     clamped = Some((e.add(i, self.dim(&c.shift)), self.dim(&c.limit), simple));
-                    let numbers = e.add(e.splat(i, LANES), self.lane_numbers(at.part));
+                    let numbers = e.add(e.splat(i, LANES), e.iota(LANES));
                     each.push(self.term_each(numbers, t));
                 }
                 (Index::Each(v), _) => each.push(self.term_each(v, t)),
@@ -291,7 +345,11 @@ impl<'a, 'c> Cx<'a, 'c> {
             }
         }
         if each.is_empty() {
-            let shape = stride.map_or(Shape::Same, |(s, _)| Shape::Stride(s));
+            let shape = match stride {
+                None => Shape::Same,
+                Some((s, _)) if s.is(1) => Shape::Run,
+                Some((s, _)) => Shape::Stride(self.dim(&s)),
+            };
             return Address {
                 offset,
                 shape,
@@ -303,7 +361,7 @@ impl<'a, 'c> Cx<'a, 'c> {
             _ => Shape::Each,
         };
         if let Some((s, _)) = stride {
-            each.push(self.scaled(self.lane_numbers(at.part), &s));
+            each.push(self.scaled(e.iota(LANES), &s));
         }
         let each = each.into_iter().reduce(|a, b| e.add(a, b));
         Address { offset, shape, each }
@@ -349,21 +407,38 @@ impl<'a, 'c> Cx<'a, 'c> {
         let mut inside: Option<Vector<'c>> = None;
         for t in &access.terms {
             let Some(c) = &t.clamp else { continue };
-            let index = self.index_value(at.index(t.axis));
-            let width = lanes(index);
-            let wide = |d: &Dim| widen(e, single(e, self.dim(d)), width);
-            let shifted = e.add(index, wide(&c.shift));
-            let low = e.icmp(IntCmp::SGE, shifted, e.ints(Elem::I64, 0, width));
-            let ok = e.and(low, e.icmp(IntCmp::SLT, shifted, wide(&c.limit)));
+            let ok = if let Index::Run(i) = at.index(t.axis) {
+                let first = e.add(i, self.dim(&c.shift));
+                let low = self.run_is(IntCmp::SGE, first, e.i64(0));
+                e.and(low, self.run_is(IntCmp::SLT, first, self.dim(&c.limit)))
+            } else {
+                let index = self.index_value(at.index(t.axis));
+                let width = lanes(index);
+                let wide = |d: &Dim| widen(e, single(e, self.dim(d)), width);
+                let shifted = e.add(index, wide(&c.shift));
+                let low = e.icmp(IntCmp::SGE, shifted, e.ints(Elem::I64, 0, width));
+                e.and(low, e.icmp(IntCmp::SLT, shifted, wide(&c.limit)))
+            };
             inside = Some(match inside {
                 None => ok,
                 Some(other) => {
-                    let width = lanes(other).max(width);
+                    let width = lanes(other).max(lanes(ok));
                     e.and(widen(e, other, width), widen(e, ok, width))
                 }
             });
         }
         inside
+    }
+
+    /// Compares `first`, `first + 1`, .. with a bound that is less than 2^62 away from 0, as indices and dims are. Vectors
+    /// of i64 are dear: lane numbers are compared with where the bound falls among them.
+    pub fn run_is(&self, how: IntCmp, first: Int<'c>, bound: Int<'c>) -> Vector<'c> {
+        let e = self.e;
+        let width = i64::from(LANES);
+        let lane = e.imax(e.imin(e.sub(bound, first), e.i64(width)), e.i64(-1));
+        let numbers: Vec<i32> = (0..LANES as i32).collect();
+        let lane = e.splat(e.trunc_to(Elem::I32, lane), LANES);
+        e.icmp(how, e.i32s(&numbers), lane)
     }
 
     /// An index as an i64 value of one lane or 16.
@@ -419,32 +494,26 @@ impl<'a, 'c> Cx<'a, 'c> {
         }
         let value = widen(e, value, LANES);
         match address.shape {
-            Shape::Stride(s) if s.is(1) => e.store(value, to, at.part),
-            Shape::Stride(s) => {
-                self.store_each(elem, value, to, self.scaled(e.iota(LANES), &s), at.part);
-            }
-            _ => self.store_each(elem, value, to, each_of(&address), at.part),
+            Shape::Run => e.store(value, to, at.part),
+            Shape::Stride(s) => self.store_lanes(elem, value, to, Steps::Stride(s), at.part),
+            _ => self.store_lanes(elem, value, to, Steps::Each(each_of(&address)), at.part),
         }
     }
 
-    fn store_each(&self, elem: Elem, value: Vector<'c>, base: Ptr<'c>, offsets: Vector<'c>, part: Lanes<'c>) {
+    fn store_lanes(&self, elem: Elem, value: Vector<'c>, base: Ptr<'c>, steps: Steps<'c>, part: Lanes<'c>) {
         let e = self.e;
-        if let Lanes::All = part {
-            for l in 0..LANES {
+        if let (Steps::Stride(stride), Lanes::All) = (steps, part) {
+            for (l, to) in (0..).zip(self.strided(elem, base, stride)) {
                 let element: Any<'c> = e.lane(value, l);
-                e.store_scalar(element, e.at_index(base, e.lane(offsets, l), elem.bytes()));
+                e.store_scalar(element, to);
             }
             return;
         }
-        let Lanes::First(count) = part else { return };
         let values = e.stack(e.vector_type(elem, LANES), 1, 64);
-        let places = e.stack(e.vector_type(Elem::I64, LANES), 1, 64);
         e.store_aligned(value, values, 64);
-        e.store_aligned(offsets, places, 64);
-        e.for_range(e.i64(0), count, e.i64(1), |l| {
+        self.each_lane(elem, base, steps, part, &|l, to| {
             let element: Any<'c> = e.load_scalar(elem, e.at_index(values, l, elem.bytes()));
-            let offset: Int<'c> = e.load_scalar(Elem::I64, e.at_index(places, l, 8));
-            e.store_scalar(element, e.at_index(base, offset, elem.bytes()));
+            e.store_scalar(element, to);
         });
     }
 

@@ -11,7 +11,7 @@
 use super::access::{Cx, Index, Point};
 use super::body::lanes;
 use super::gemm::{Block, Blocking, Epilogue, Gemm, Piece, Product, Row, emit_gemm, param};
-use super::rows::{self, Env, Place, RowCode, RowPlan, evaluate};
+use super::rows::{self, Env, LARGE, Place, RowCode, RowPlan, evaluate};
 use crate::level::LevelFacts;
 use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr, Vector};
 use crate::pack::{BLOCK, PANEL};
@@ -121,6 +121,11 @@ impl Linear {
             batch: axes,
             row_block,
         })
+    }
+
+    /// Whether the factors are 8-bit codes.
+    pub fn is_int8(&self) -> bool {
+        self.gemm.product == Product::Int8
     }
 
     /// What the kernel does, for its name.
@@ -325,6 +330,10 @@ struct Direct<'x, 'a, 'c> {
 }
 
 impl<'c> Direct<'_, '_, 'c> {
+    fn is_large(&self) -> bool {
+        self.plan.phases.iter().map(|p| p.varying.len()).sum::<usize>() >= LARGE
+    }
+
     fn store(&self, piece: &Piece<'_, 'c>, part: Lanes<'c>) {
         let (cx, linear) = (self.cx, self.linear);
         let body = &cx.spec.region.body;
@@ -368,12 +377,13 @@ impl<'c> Epilogue<'c> for Direct<'_, '_, 'c> {
 
     fn piece(&mut self, e: &Emit<'c>, piece: &Piece<'_, 'c>) {
         match piece.lanes {
-            // Where partial loads are loops, whole pieces get code of their own.
-            Lanes::First(count) if !e.level().has_masks() && self.linear.n.is_some() => e.if_else(
-                e.icmp(IntCmp::SGE, count, e.i64(16)),
-                || self.store(piece, Lanes::All),
-                || self.store(piece, Lanes::First(count)),
-            ),
+            // Where partial loads are loops, whole pieces get code of their own, unless it is much.
+            Lanes::First(count) if !e.level().has_masks() && self.linear.n.is_some() && !self.is_large() => e
+                .if_else(
+                    e.icmp(IntCmp::SGE, count, e.i64(16)),
+                    || self.store(piece, Lanes::All),
+                    || self.store(piece, Lanes::First(count)),
+                ),
             part => self.store(piece, part),
         }
     }

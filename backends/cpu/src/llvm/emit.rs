@@ -180,6 +180,11 @@ impl<'c> Emit<'c> {
         }
     }
 
+    /// Whether the module is a routine or may hold some.
+    pub(super) fn has_routines(&self) -> bool {
+        self.outside.is_none()
+    }
+
     /// Routines that the module calls and does not hold, by symbol.
     pub fn routines_outside(&self) -> Vec<Arc<dyn Routine>> {
         let outside = self.outside.as_ref().map(|o| o.borrow());

@@ -20,15 +20,14 @@ mod tile;
 
 use super::access::{Cx, Index, Point, moves};
 use super::rows::{self, Place, RowCode, RowPlan};
-use crate::level::LevelFacts;
-use crate::llvm::{Elem, Emit, Float, Int, IntCmp, Lanes, Ptr};
+use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr};
 use crate::pack::PANEL;
 use pack::{ROW, Source, address, copy_run, is_plain, pack, step};
 use rsqc_backend::{KernelSpec, Params};
 use rsqc_ir::Dim;
 use rsqc_ir::region::{Anchor, Attention, Region};
 use std::cell::Cell;
-use tile::{Factor, ROWS};
+use tile::{Left, ROWS, Right, Sums};
 
 /// Keys of a block: packed keys, values and scores of a block stay in the second-level cache.
 const KEYS: i64 = 256;
@@ -344,36 +343,40 @@ impl<'c> Code<'_, '_, 'c> {
         };
         pack(cx, source, at, (zero, inner), (t, count), (l.keys, panel_bytes));
         let plain = is_plain(cx, self.a.q);
-        let last = e.sub(self.count, e.i64(1));
         let width = tile::columns(e);
         let padded = e.and(e.add(count, e.i64(15)), e.i64(-16));
         self.row_tiles(&|(first, height)| {
-            let rows: Vec<Factor<'c>> = (0..height)
-                .map(|r| {
-                    let row = e.imin(e.add(first, e.i64(i64::from(r))), last);
-                    let (at, k) = if plain {
-                        let here = self.query(at, row);
-                        (address(cx, self.a.q, &here), step(cx, self.a.q, self.a.inner))
-                    } else {
-                        (self.cell(l.queries, row, l.query, zero), e.i64(4))
-                    };
-                    Factor { at, k }
-                })
-                .collect();
+            let (a, row, k) = if plain {
+                let here = self.query(at, first);
+                let row = self.kernel.queries.map_or(zero, |axis| step(cx, self.a.q, axis));
+                (
+                    address(cx, self.a.q, &here),
+                    row,
+                    step(cx, self.a.q, self.a.inner),
+                )
+            } else {
+                let row = e.mul(l.query, e.i64(4));
+                (self.cell(l.queries, first, l.query, zero), row, e.i64(4))
+            };
+            let a = Left {
+                at: a,
+                row,
+                k,
+                last: e.sub(e.sub(self.count, first), e.i64(1)),
+            };
             e.for_range(zero, padded, e.i64(i64::from(width)), |column| {
                 let panel = e.udiv(column, e.i64(PANEL as i64));
                 let inside = e.urem(column, e.i64(PANEL as i64));
-                let b = e.at_index(e.at(l.keys, e.mul(panel, panel_bytes)), inside, 4);
-                let b = Factor { at: b, k: e.i64(ROW) };
-                let lanes = e.level().lanes();
-                let sums = tile::tile(e, &rows, b, width, inner);
-                for (r, sums) in sums.iter().enumerate() {
-                    let row = e.add(first, e.i64(r as i64));
-                    let to = self.cell(l.scores, row, e.i64(SCORE_ROW), column);
-                    for (v, sum) in sums.iter().enumerate() {
-                        e.store_aligned(*sum, e.at_const(to, v as i64 * i64::from(lanes) * 4), 4);
-                    }
-                }
+                let b = Right {
+                    at: e.at_index(e.at(l.keys, e.mul(panel, panel_bytes)), inside, 4),
+                    k: e.i64(ROW),
+                };
+                let sums = Sums {
+                    at: self.cell(l.scores, first, e.i64(SCORE_ROW), column),
+                    row: e.i64(SCORE_ROW * 4),
+                    factors: None,
+                };
+                tile::tile(e, (height, width), a, b, inner, sums);
             });
         });
     }
@@ -390,7 +393,7 @@ impl<'c> Code<'_, '_, 'c> {
         let dense = readable && value.stride(self.a.key) == *extent;
         let in_place = |column: Int<'c>| {
             let here = at.with(self.a.key, Index::At(t)).with(channel, Index::At(column));
-            Factor {
+            Right {
                 at: address(cx, self.a.v, &here),
                 k: step(cx, self.a.v, self.a.key),
             }
@@ -399,7 +402,7 @@ impl<'c> Code<'_, '_, 'c> {
             let panel = e.udiv(column, e.i64(PANEL as i64));
             let inside = e.urem(column, e.i64(PANEL as i64));
             let from = e.at_index(e.at(l.values, e.mul(panel, e.i64(KEYS * ROW))), inside, 4);
-            Factor {
+            Right {
                 at: from,
                 k: e.i64(ROW),
             }
@@ -437,7 +440,7 @@ impl<'c> Code<'_, '_, 'c> {
     fn weigh_columns(
         &self,
         rows: (Int<'c>, u32),
-        values: &dyn Fn(Int<'c>) -> Factor<'c>,
+        values: &dyn Fn(Int<'c>) -> Right<'c>,
         whole: Option<i64>,
         count: Int<'c>,
     ) {
@@ -460,34 +463,24 @@ impl<'c> Code<'_, '_, 'c> {
         &self,
         (first, height): (Int<'c>, u32),
         (column, width): (Int<'c>, u32),
-        b: Factor<'c>,
+        b: Right<'c>,
         count: Int<'c>,
     ) {
         let (e, l) = (self.cx.e, self.layout);
-        let lanes = e.level().lanes();
-        let ty = e.vector_type(Elem::F32, lanes);
         let zero = e.i64(0);
-        let row = |r: usize| e.add(first, e.i64(r as i64));
-        let out = |r: usize, v: u32| {
-            let to = self.cell(l.head_out, row(r), l.head, column);
-            e.at_const(to, i64::from(v * lanes) * 4)
+        let a = Left {
+            at: self.cell(l.scores, first, e.i64(SCORE_ROW), zero),
+            row: e.i64(SCORE_ROW * 4),
+            k: e.i64(4),
+            // Blocks of scratch are whole tiles.
+            last: e.i64(i64::from(height) - 1),
         };
-        let rows: Vec<Factor<'c>> = (0..height as usize)
-            .map(|r| Factor {
-                at: self.cell(l.scores, row(r), e.i64(SCORE_ROW), zero),
-                k: e.i64(4),
-            })
-            .collect();
-        // A block's sum is formed on its own: the error of one long sum would grow with the number of keys.
-        let sums = tile::tile(e, &rows, b, width, count);
-        for (r, sums) in sums.iter().enumerate() {
-            let alpha: Float<'c> = e.load_scalar(Elem::F32, self.cell(l.alpha, row(r), e.i64(16), zero));
-            let alpha = e.splat(alpha, lanes);
-            for (v, sum) in sums.iter().enumerate() {
-                let old = e.load_aligned(ty, out(r, v as u32), 4).into_vector_value();
-                e.store_aligned(e.fadd(e.fmul(old, alpha), *sum), out(r, v as u32), 4);
-            }
-        }
+        let sums = Sums {
+            at: self.cell(l.head_out, first, l.head, column),
+            row: e.mul(l.head, e.i64(4)),
+            factors: Some(self.cell(l.alpha, first, e.i64(16), zero)),
+        };
+        tile::tile(e, (height, width), a, b, count, sums);
     }
 
     /// The region's body over the finished rows.

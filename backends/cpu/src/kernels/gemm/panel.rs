@@ -1,14 +1,12 @@
 //! Packing a panel of a run-time B into scratch, in the form of [`crate::pack`]: K rows of 64 floats.
 //!
-//! Adjoining columns are copied as vectors. Where k adjoins instead (a transposed B), squares of 16 x 16 are turned in
-//! registers. Other strides, and what is left of K behind the squares, go element by element.
+//! Adjoining columns are copied as vectors. Where k adjoins instead (a transposed B), squares as wide as a register are
+//! turned in registers. Other strides, and what is left of K behind the squares, go element by element.
 
+use crate::level::LevelFacts;
 use crate::llvm::{Any, Elem, Emit, Float, Int, IntCmp, Lanes, Parameter, Ptr, Routine, Vector};
 use crate::pack::{BLOCK, PANEL};
 use std::sync::Arc;
-
-/// Side of a square that is turned in registers.
-const SIDE: u32 = BLOCK as u32;
 
 /// Bytes of a packed row.
 const ROW: i64 = 4 * PANEL as i64;
@@ -64,7 +62,7 @@ impl Routine for PackPanel {
             || panel.copy_rows(),
             || {
                 let k_adjoins = e.icmp(IntCmp::EQ, panel.k_stride, float);
-                let squares = e.and(panel.k, e.i64(-i64::from(SIDE)));
+                let squares = e.and(panel.k, e.i64(-i64::from(e.level().lanes())));
                 let turned = e.select(k_adjoins, squares, e.i64(0));
                 panel.turn_squares(turned);
                 panel.copy_elements(turned);
@@ -107,24 +105,25 @@ impl<'c> Panel<'_, 'c> {
         });
     }
 
-    /// Rows `0..end`, a multiple of 16.
+    /// Rows `0..end`, a multiple of the level's lanes.
     fn turn_squares(&self, end: Int<'c>) {
         let e = self.e;
-        let side = e.i64(i64::from(SIDE));
+        let lanes = e.level().lanes();
+        let side = e.i64(i64::from(lanes));
         let last = e.sub(self.columns, e.i64(1));
         e.for_range(e.i64(0), e.i64(PANEL as i64), side, |first| {
             e.for_range(e.i64(0), end, side, |row| {
-                let columns = (0..SIDE).map(|i| {
+                let columns = (0..lanes).map(|i| {
                     let column = e.add(first, e.i64(i64::from(i)));
                     // A column that is missing reads the last one again, so that the load stays in bounds.
                     let (from, _) = self.addresses(row, e.imin(column, last));
-                    let value = e.load(Elem::F32, SIDE, from, Lanes::All);
+                    let value = e.load(Elem::F32, lanes, from, Lanes::All);
                     let exists = e.icmp(IntCmp::SLT, column, self.columns);
-                    e.select(exists, value, e.f32s(0.0, SIDE))
+                    e.select(exists, value, e.f32s(0.0, lanes))
                 });
                 let (_, to) = self.addresses(row, first);
                 for (i, line) in transpose(e, columns.collect()).into_iter().enumerate() {
-                    e.store_aligned(line, e.at_const(to, i as i64 * ROW), 64);
+                    e.store_aligned(line, e.at_const(to, i as i64 * ROW), lanes * 4);
                 }
             });
         });
@@ -149,13 +148,13 @@ impl<'c> Panel<'_, 'c> {
     }
 }
 
-/// Turns a square: four rounds, each of which interleaves line `i` with line `i + 8`.
+/// Turns a square of `n` lines: `log2 n` rounds, each of which interleaves line `i` with line `i + n / 2`.
 fn transpose<'c>(e: &Emit<'c>, mut lines: Vec<Vector<'c>>) -> Vec<Vector<'c>> {
-    let half = SIDE as i32 / 2;
-    let interleave =
-        |from: i32| -> Vec<i32> { (from..from + half).flat_map(|i| [i, i + SIDE as i32]).collect() };
+    let side = lines.len() as i32;
+    let half = side / 2;
+    let interleave = |from: i32| -> Vec<i32> { (from..from + half).flat_map(|i| [i, i + side]).collect() };
     let (low, high) = (interleave(0), interleave(half));
-    for _ in 0..SIDE.ilog2() {
+    for _ in 0..side.ilog2() {
         let (upper, lower) = lines.split_at(half as usize);
         let pairs = upper.iter().zip(lower);
         lines = pairs

@@ -5,10 +5,9 @@ use crate::kernels::access::{Cx, Index, Point};
 use crate::kernels::body::{
     LANES, apply, combine, finish_reduce, from_memory, held, lanes, neutral, single, to_memory, widen,
 };
-use crate::level::LevelFacts;
-use crate::llvm::{Any, Emit, Int, Lanes, Ptr, Vector};
+use crate::llvm::{Any, Elem, Int, IntCmp, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
-use rsqc_ir::scalar::{Body, ScalarOp};
+use rsqc_ir::scalar::{Body, BodyId, Pred, ScalarOp};
 
 /// Where in a row: the point, and the number of its first element in row-major order over the row axes.
 pub struct Place<'c> {
@@ -50,7 +49,8 @@ pub fn evaluate<'c>(
     }
 }
 
-/// Evaluates statements at several places, each statement at all of them before the next.
+/// Evaluates statements at several places, each statement at all of them before the next: long chains of dependent
+/// operations keep the units of a core busy only if several are under way.
 pub fn evaluate_together<'c>(
     cx: &Cx<'_, 'c>,
     body: &Body,
@@ -75,6 +75,11 @@ fn statement<'c>(
     anchor: &AnchorFn<'_, 'c>,
 ) -> Vector<'c> {
     let s = &body.stmts[i];
+    if let ScalarOp::Cmp(how) = &s.op
+        && let Some(mask) = compare_run(cx, body, (*how, &s.args), place)
+    {
+        return mask;
+    }
     match &s.op {
         ScalarOp::Operand(n) => cx.load(*n, &place.at),
         ScalarOp::Anchor => anchor(cx, place),
@@ -92,17 +97,49 @@ fn statement<'c>(
     }
 }
 
+/// A comparison of a running index with a dim or a small constant.
+fn compare_run<'c>(
+    cx: &Cx<'_, 'c>,
+    body: &Body,
+    (how, args): (Pred, &[BodyId]),
+    place: &Place<'c>,
+) -> Option<Vector<'c>> {
+    let [a, b] = args else { return None };
+    let index = match body.stmt(*a).op {
+        ScalarOp::Index(axis) => place.at.axes[axis as usize],
+        _ => None,
+    };
+    let Some(Index::Run(first)) = index else {
+        return None;
+    };
+    let bound = match &body.stmt(*b).op {
+        ScalarOp::Dim(d) => cx.dim(d),
+        ScalarOp::Const(c) if (c.bits as i64).unsigned_abs() < 1 << 62 => cx.e.i64(c.bits as i64),
+        _ => return None,
+    };
+    let how = match how {
+        Pred::Eq => IntCmp::EQ,
+        Pred::Ne => IntCmp::NE,
+        Pred::Lt => IntCmp::SLT,
+        Pred::Le => IntCmp::SLE,
+        Pred::Gt => IntCmp::SGT,
+        Pred::Ge => IntCmp::SGE,
+    };
+    Some(cx.run_is(how, first, bound))
+}
+
 fn value_of<'c>(env: &Env<'c>, i: usize) -> Vector<'c> {
     env[i].expect("statements are evaluated after their arguments")
 }
 
-/// A phase body: evaluates some places and returns the new accumulators.
-type Step<'f, 'c> = dyn FnMut(&[Place<'c>], &[Any<'c>]) -> Vec<Any<'c>> + 'f;
+/// A phase body: evaluates one place and returns the new accumulators.
+type Step<'f, 'c> = dyn FnMut(&Place<'c>, &[Any<'c>]) -> Vec<Any<'c>> + 'f;
 
-/// Vectors that a loop evaluates together: long chains of dependent operations, such as those of a polynomial, keep the
-/// units of a core busy only if several are under way. Below AVX-512 a vector of 16 lanes is several registers already.
-fn together(e: &Emit<'_>) -> i64 {
-    if e.level().lanes() == LANES { 2 } else { 1 }
+/// A loop over a row.
+struct Loop<'f, 'c> {
+    /// Whether its body may exist only once.
+    once: bool,
+    step: &'f mut Step<'f, 'c>,
 }
 
 impl<'c> RowCode<'_, '_, 'c> {
@@ -125,9 +162,12 @@ impl<'c> RowCode<'_, '_, 'c> {
             if phase.reduce.is_empty() && phase.store.is_empty() {
                 continue;
             }
-            let sums = self.row_loop(outer, range, &init, &mut |places, sums| {
-                self.step(phase, &env, places, sums)
-            });
+            let mut step = |place: &Place<'c>, sums: &[Any<'c>]| self.step(phase, &env, place, sums);
+            let mut phase_loop = Loop {
+                once: phase.one_loop,
+                step: &mut step,
+            };
+            let sums = self.row_loop(outer, range, &init, &mut phase_loop);
             for ((i, kind), sum) in phase.reduce.iter().zip(sums) {
                 let total = finish_reduce(self.cx.e, *kind, body.stmts[*i].ty, sum.into_vector_value());
                 env[*i] = Some(total);
@@ -154,30 +194,10 @@ impl<'c> RowCode<'_, '_, 'c> {
         }
     }
 
-    /// Some places of a phase's loop.
-    fn step(&self, phase: &Phase, env: &Env<'c>, places: &[Place<'c>], sums: &[Any<'c>]) -> Vec<Any<'c>> {
-        let cx = self.cx;
+    /// One place of a phase's loop.
+    fn step(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>, sums: &[Any<'c>]) -> Vec<Any<'c>> {
+        let (cx, e) = (self.cx, self.cx.e);
         let body = &cx.spec.region.body;
-        let mut envs: Vec<Env<'c>> = places
-            .iter()
-            .map(|place| self.reload(phase, env, place))
-            .collect();
-        evaluate_together(cx, body, &phase.varying, &mut envs, places, self.anchor);
-        let mut sums = sums.to_vec();
-        for (env, place) in envs.iter().zip(places) {
-            self.keep(phase, env, place);
-            for n in &phase.store {
-                let value = value_of(env, cx.spec.region.stores[*n].value.index());
-                cx.store(*n, value, &place.at);
-            }
-            self.reduce(phase, env, place, &mut sums);
-        }
-        sums
-    }
-
-    /// The values of a place before the phase: uniform ones and kept ones.
-    fn reload(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>) -> Env<'c> {
-        let e = self.cx.e;
         let mut env = env.clone();
         for slot in &phase.reload {
             let (s, ty) = self.plan.kept[*slot];
@@ -193,14 +213,10 @@ impl<'c> RowCode<'_, '_, 'c> {
                 value
             });
         }
-        env
-    }
-
-    fn keep(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>) {
-        let e = self.cx.e;
+        evaluate(cx, body, &phase.varying, &mut env, place, self.anchor);
         for slot in &phase.keep {
             let (s, ty) = self.plan.kept[*slot];
-            let value = widen(e, value_of(env, s), LANES);
+            let value = widen(e, value_of(&env, s), LANES);
             let value = if ty == ScalarType::Bool {
                 to_memory(e, ty, value)
             } else {
@@ -208,20 +224,24 @@ impl<'c> RowCode<'_, '_, 'c> {
             };
             e.store_aligned(value, self.kept_at(*slot, place), self.align(ty));
         }
-    }
-
-    fn reduce(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>, sums: &mut [Any<'c>]) {
-        let e = self.cx.e;
-        let body = &self.cx.spec.region.body;
-        for ((i, kind), slot) in phase.reduce.iter().zip(sums) {
-            let sum = slot.into_vector_value();
-            let x = widen(e, value_of(env, body.stmts[*i].args[0].index()), lanes(sum));
+        for n in &phase.store {
+            cx.store(
+                *n,
+                value_of(&env, cx.spec.region.stores[*n].value.index()),
+                &place.at,
+            );
+        }
+        let mut next = Vec::with_capacity(sums.len());
+        for ((i, kind), sum) in phase.reduce.iter().zip(sums) {
+            let sum = sum.into_vector_value();
+            let x = widen(e, value_of(&env, body.stmts[*i].args[0].index()), lanes(sum));
             let more = combine(e, *kind, body.stmts[*i].ty, sum, x);
-            *slot = match place.at.part {
+            next.push(match place.at.part {
                 Lanes::All => more.into(),
                 Lanes::First(count) => e.select(e.first_lanes(LANES, count), more, sum).into(),
-            };
+            });
         }
+        next
     }
 
     /// Rows of kept values are as long as the row, plus a vector that may hang over.
@@ -254,13 +274,13 @@ impl<'c> RowCode<'_, '_, 'c> {
             .unwrap_or_else(|| e.i64(1))
     }
 
-    /// Runs `step` along the row, carrying accumulators.
+    /// Runs `body` along the row, carrying accumulators.
     fn row_loop(
         &self,
         outer: &Point<'c>,
         range: Option<(Int<'c>, Int<'c>)>,
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let row: Vec<u32> = self.cx.spec.region.row().collect();
@@ -271,11 +291,11 @@ impl<'c> RowCode<'_, '_, 'c> {
                     at: outer.clone(),
                     element: zero,
                 };
-                step(&[place], init)
+                (body.step)(&place, init)
             }
             [axis] => {
                 let (from, to) = range.unwrap_or((zero, self.cx.extent(*axis)));
-                self.vectors(outer, *axis, (from, to), zero, init, step)
+                self.vectors(outer, *axis, (from, to), zero, init, body)
             }
             [rest @ .., inner] => {
                 let aligned = self.cx.spec.region.axes[*inner as usize]
@@ -283,15 +303,15 @@ impl<'c> RowCode<'_, '_, 'c> {
                     .as_const()
                     .is_some_and(|c| c % i64::from(LANES) == 0);
                 if aligned {
-                    self.nested(outer, rest, *inner, zero, init, step)
+                    self.nested(outer, rest, *inner, zero, init, body)
                 } else {
-                    self.flat(outer, &row, init, step)
+                    self.flat(outer, &row, init, body)
                 }
             }
         }
     }
 
-    /// Whole vectors along one axis, several at once if their number is known, then what is left.
+    /// Whole vectors along one axis, then what is left.
     fn vectors(
         &self,
         outer: &Point<'c>,
@@ -299,42 +319,33 @@ impl<'c> RowCode<'_, '_, 'c> {
         (from, to): (Int<'c>, Int<'c>),
         element: Int<'c>,
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let width = i64::from(LANES);
         let by = e.i64(width);
         let length = e.sub(to, from);
+        let whole = e.and(length, e.i64(-width));
+        let middle = e.add(from, whole);
         let known = length.get_sign_extended_constant();
-        let place = |i: Int<'c>, part: Lanes<'c>| {
-            let mut at = outer.with(axis, Index::Run(i));
-            at.part = part;
-            let element = e.add(element, i);
-            Place { at, element }
-        };
-        let mut sums = init.to_vec();
-        let mut start = from;
-        let many = together(e) * width;
-        if let Some(n) = known.filter(|n| many > width && *n >= many) {
-            let end = e.add(from, e.i64(n / many * many));
-            sums = e.fold(start, end, e.i64(many), &sums, |i, sums| {
-                let each = (0..many / width).map(|v| place(e.add(i, e.i64(v * width)), Lanes::All));
-                step(&each.collect::<Vec<_>>(), sums)
-            });
-            start = end;
+        let mut run =
+            |(from, to): (Int<'c>, Int<'c>), part: &dyn Fn(Int<'c>) -> Lanes<'c>, sums: &[Any<'c>]| {
+                e.fold(from, to, by, sums, |i, sums| {
+                    let mut at = outer.with(axis, Index::Run(i));
+                    at.part = part(i);
+                    let element = e.add(element, i);
+                    (body.step)(&Place { at, element }, sums)
+                })
+            };
+        if known.is_none_or(|n| n > width && n % width != 0) && body.once {
+            return run((from, to), &|i| Lanes::First(e.imin(e.sub(to, i), by)), init);
         }
-        let left = e.sub(to, start);
-        let known = left.get_sign_extended_constant();
-        let middle = e.add(start, e.and(left, e.i64(-width)));
+        let mut sums = init.to_vec();
         if known.is_none_or(|n| n >= width) {
-            sums = e.fold(start, middle, by, &sums, |i, sums| {
-                step(&[place(i, Lanes::All)], sums)
-            });
+            sums = run((from, middle), &|_| Lanes::All, &sums);
         }
         if known.is_none_or(|n| n % width != 0) {
-            sums = e.fold(middle, to, by, &sums, |i, sums| {
-                step(&[place(i, Lanes::First(e.sub(to, i)))], sums)
-            });
+            sums = run((middle, to), &|i| Lanes::First(e.sub(to, i)), &sums);
         }
         sums
     }
@@ -348,7 +359,7 @@ impl<'c> RowCode<'_, '_, 'c> {
         inner: u32,
         element: Int<'c>,
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let [axis, rest @ ..] = rest else {
@@ -358,7 +369,7 @@ impl<'c> RowCode<'_, '_, 'c> {
                 (e.i64(0), self.cx.extent(inner)),
                 element,
                 init,
-                step,
+                body,
             );
         };
         let below = rest.iter().chain([&inner]).map(|a| self.cx.extent(*a));
@@ -366,7 +377,7 @@ impl<'c> RowCode<'_, '_, 'c> {
         e.fold(e.i64(0), self.cx.extent(*axis), e.i64(1), init, |i, sums| {
             let at = outer.with(*axis, Index::At(i));
             let element = e.add(element, e.mul(i, below));
-            self.nested(&at, rest, inner, element, sums, step)
+            self.nested(&at, rest, inner, element, sums, body)
         })
     }
 
@@ -376,34 +387,38 @@ impl<'c> RowCode<'_, '_, 'c> {
         outer: &Point<'c>,
         row: &[u32],
         init: &[Any<'c>],
-        step: &mut Step<'_, 'c>,
+        body: &mut Loop<'_, 'c>,
     ) -> Vec<Any<'c>> {
         let e = self.cx.e;
         let total = self.row_extent();
-        let zero = e.i64(0);
-        let take_apart = |i: Int<'c>, part: Lanes<'c>| {
-            let numbers = e.add(e.splat(i, LANES), e.iota(LANES));
-            let last = e.splat(e.sub(total, e.i64(1)), LANES);
-            let mut left = e.vmin(numbers, last);
+        let width = i64::from(LANES);
+        e.fold(e.i64(0), total, e.i64(width), init, |i, sums| {
             let mut at = outer.clone();
-            for axis in row.iter().rev() {
-                let extent = e.splat(self.cx.extent(*axis), LANES);
-                at.axes[*axis as usize] = Some(Index::Each(e.urem(left, extent)));
+            self.take_apart(&mut at, row, i, total);
+            at.part = Lanes::First(e.imin(e.sub(total, i), e.i64(width)));
+            (body.step)(&Place { at, element: i }, sums)
+        })
+    }
+
+    /// The indices along several axes of the sixteen elements from `first` on; the last of `total` stands in for those
+    /// that do not exist. No level can divide vectors of integers.
+    fn take_apart(&self, at: &mut Point<'c>, row: &[u32], first: Int<'c>, total: Int<'c>) {
+        let e = self.cx.e;
+        let indices = e.vector_type(Elem::I64, LANES);
+        let slots: Vec<(u32, Ptr<'c>)> = row.iter().map(|a| (*a, e.stack(indices, 1, 64))).collect();
+        let last = e.sub(total, e.i64(1));
+        e.for_range(e.i64(0), e.i64(i64::from(LANES)), e.i64(1), |lane| {
+            let mut left = e.imin(e.add(first, lane), last);
+            for (axis, slot) in slots.iter().rev() {
+                let extent = self.cx.extent(*axis);
+                e.store_scalar(e.urem(left, extent), e.at_index(*slot, lane, 8));
                 left = e.udiv(left, extent);
             }
-            at.part = part;
-            at
-        };
-        let by = e.i64(i64::from(LANES));
-        let whole = e.and(total, e.i64(-i64::from(LANES)));
-        let sums = e.fold(zero, whole, by, init, |i, sums| {
-            let at = take_apart(i, Lanes::All);
-            step(&[Place { at, element: i }], sums)
         });
-        e.fold(whole, total, by, &sums, |i, sums| {
-            let at = take_apart(i, Lanes::First(e.sub(total, i)));
-            step(&[Place { at, element: i }], sums)
-        })
+        for (axis, slot) in &slots {
+            let index = e.load_aligned(indices, *slot, 64).into_vector_value();
+            at.axes[*axis as usize] = Some(Index::Each(index));
+        }
     }
 }
 

@@ -12,7 +12,7 @@ mod plan;
 pub use code::{AnchorFn, Env, Place, RowCode, evaluate, evaluate_together, kept_elements};
 pub use contract::contract;
 pub use normal::{has_reductions, needs_rows, normalize};
-pub use plan::{Phase, RowPlan};
+pub use plan::{LARGE, Phase, RowPlan};
 
 use super::access::{Cx, Index, Point};
 use super::body::held;

@@ -12,6 +12,10 @@ use rsqc_ir::scalar::{ReduceKind, ScalarOp};
 /// The most operations that are done again rather than kept.
 const CHEAP: u32 = 4;
 
+/// Statements from which on a loop exists once, and not once for whole vectors and once for the last one: what a vector
+/// costs then hides the branches around its loads and stores, and such code takes long to generate.
+pub const LARGE: usize = 16;
+
 /// Operations that a load with one address a lane counts as.
 const SCATTERED: u32 = 8;
 
@@ -30,6 +34,8 @@ pub struct Phase {
     pub reduce: Vec<(usize, ReduceKind)>,
     /// Stores done in the loop.
     pub store: Vec<usize>,
+    /// Whether there is one loop for whole vectors and the rest.
+    pub one_loop: bool,
 }
 
 /// The phases of a body.
@@ -48,6 +54,8 @@ struct Planner<'a> {
     varying: Vec<bool>,
     level: Vec<usize>,
     cost: Vec<u32>,
+    /// Whether the anchor's accumulator is more than a load.
+    contracts: bool,
     /// First phase that computes a statement.
     computed: Vec<Option<usize>>,
     kept: Vec<(usize, ScalarType)>,
@@ -70,6 +78,7 @@ impl RowPlan {
         }
         let mut planner = Planner {
             region,
+            contracts: anchor_cost > 1,
             cost: vec![0; varying.len()],
             computed: vec![None; varying.len()],
             varying,
@@ -129,6 +138,9 @@ impl Planner<'_> {
         }
         for (p, phase) in phases.iter_mut().enumerate() {
             self.fill(p, phase);
+            // A contraction in place is a loop of its own, whose loads must not branch.
+            let contracts = |i: &usize| self.contracts && stmts[*i].op == ScalarOp::Anchor;
+            phase.one_loop = phase.varying.len() >= LARGE && !phase.varying.iter().any(contracts);
         }
         // What is kept is known only now; each value is kept by the phase that computes it first.
         for (slot, (s, _)) in self.kept.iter().enumerate() {
