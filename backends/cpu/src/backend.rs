@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub struct Cpu {
     target: TargetDesc,
+    /// Whether float products may be fused with their sums.
+    fused: bool,
 }
 
 impl Default for Cpu {
@@ -27,7 +29,16 @@ impl Default for Cpu {
 impl Cpu {
     /// The backend, scheduling for this target.
     pub fn new(target: TargetDesc) -> Self {
-        Cpu { target }
+        Cpu { target, fused: true }
+    }
+
+    /// A kernel's name: other code, another name.
+    fn named(&self, kernel: &str) -> String {
+        if self.fused {
+            kernel.to_owned()
+        } else {
+            format!("{kernel}_unfused")
+        }
     }
 
     /// Compiles every kernel for every level, in parallel, one LLVM context a worker.
@@ -41,22 +52,23 @@ impl Cpu {
         let mut jobs = Vec::new();
         for (name, spec) in kernels {
             let choice = choose(spec)?;
-            if choice.launch.kernel != *name {
-                let message = format!("the kernel is now called {}", choice.launch.kernel);
+            let now = self.named(&choice.launch.kernel);
+            if now != *name {
+                let message = format!("the kernel is now called {now}");
                 return Err(Diag::internal(name, message));
             }
-            jobs.extend(levels.iter().map(|level| (choice.clone(), *level)));
+            jobs.extend(levels.iter().map(|level| (name, choice.clone(), *level)));
         }
         let compiled: Vec<Result<(CodeKey, Vec<u8>), Diag>> = jobs
             .par_iter()
-            .map_init(Worker::new, |worker, (choice, level)| {
-                let name = &choice.launch.kernel;
-                let failed = |e: &dyn std::fmt::Display| Diag::internal(name, e.to_string());
+            .map_init(Worker::new, |worker, (name, choice, level)| {
+                let failed = |e: &dyn std::fmt::Display| Diag::internal(name.as_str(), e.to_string());
                 let worker = worker.as_ref().map_err(|e| failed(e))?;
                 let emit = worker.kernel(*level);
+                let emit = if self.fused { emit } else { emit.unfused() };
                 choice.emit(&emit);
                 let bytes = worker.finish(emit, output).map_err(|e| failed(&e))?;
-                Ok(((name.clone(), *level), bytes))
+                Ok((((*name).clone(), *level), bytes))
             })
             .collect();
         compiled.into_iter().collect()
@@ -88,7 +100,16 @@ impl Backend for Cpu {
     }
 
     fn select(&self, spec: &KernelSpec) -> Result<Launch, Diag> {
-        Ok(choose(spec)?.launch)
+        let mut launch = choose(spec)?.launch;
+        launch.kernel = self.named(&launch.kernel);
+        Ok(launch)
+    }
+
+    fn reproducible(&self) -> Box<dyn Backend> {
+        Box::new(Cpu {
+            fused: false,
+            ..self.clone()
+        })
     }
 
     fn pack(&self, c: &Const, layout: Layout) -> Result<Vec<u8>, Diag> {

@@ -56,6 +56,8 @@ pub struct Emit<'c> {
     open: Cell<Open<'c>>,
     kernel: FunctionValue<'c>,
     level: Level,
+    /// Whether float products may be fused with their sums.
+    pub(super) fused: bool,
     bufs: RefCell<BTreeMap<u32, Ptr<'c>>>,
     params: RefCell<BTreeMap<u32, Int<'c>>>,
 }
@@ -126,9 +128,17 @@ impl<'c> Emit<'c> {
             open: Cell::new(open),
             kernel,
             level,
+            fused: level.has_fma(),
             bufs: RefCell::default(),
             params: RefCell::default(),
         }
+    }
+
+    /// The same without fused arithmetic, as at the portable level: sums of float products have the same bits at every
+    /// level.
+    #[must_use]
+    pub fn unfused(self) -> Emit<'c> {
+        Emit { fused: false, ..self }
     }
 
     /// Ends the function and hands over the module.
