@@ -33,6 +33,7 @@ pub fn options(scheme: &str, levels: &[Level]) -> CompileOptions {
             ..ManagerOptions::default()
         },
         calib: Vec::new(),
+        tokenizer: None,
     }
 }
 

@@ -68,6 +68,10 @@ pub trait Backend: Send + Sync {
     fn target(&self) -> &TargetDesc;
     /// The kernel for a region, or why there is none (blame `Unsupported`).
     fn select(&self, spec: &KernelSpec) -> Result<Launch, Diag>;
+    /// The same backend, but every sum of float products has one order and one rounding an operation: its results have the
+    /// same bits at every level. What is observed while compiling is computed with it, so that an artifact does not
+    /// depend on the machine that compiled it.
+    fn reproducible(&self) -> Box<dyn Backend>;
     /// The bytes of a constant in a physical layout.
     fn pack(&self, c: &Const, layout: Layout) -> Result<Vec<u8>, Diag>;
     /// Machine code for all kernels (name -> spec), for these levels. Same input, same bytes.

@@ -1,6 +1,5 @@
 //! The compiler as a library: import, passes, plan, machine code, artifact.
 
-use crate::data::inputs::Spec;
 use crate::error::Failure;
 use crate::executor::{CalibSamples, CompiledExecutor};
 use crate::template::TEMPLATE;
@@ -31,8 +30,10 @@ pub struct CompileOptions {
     pub levels: Vec<String>,
     /// Verification, numeric checks, dumps.
     pub manager: ManagerOptions,
-    /// Calibration data: `.npz` files, folders of `.npz` and `.npy`.
+    /// Calibration data: texts, `.npz` files, folders of `.npz` and `.npy`.
     pub calib: Vec<PathBuf>,
+    /// The `tokenizer.json` for calibration texts.
+    pub tokenizer: Option<PathBuf>,
 }
 
 impl CompileOptions {
@@ -46,6 +47,7 @@ impl CompileOptions {
             levels: vec![level.name().to_string()],
             manager: ManagerOptions::default(),
             calib: Vec::new(),
+            tokenizer: None,
         })
     }
 }
@@ -129,11 +131,11 @@ pub fn lower(
         (Some(why), true) => {
             return Err(Failure::error(format!(
                 "{}: {why} needs calibration data\n  help: give --calib PATH: an .npz, or a folder of .npz or .npy, with \
-                 arrays named as the model's inputs",
+                 arrays named as the model's inputs; or a text, with --tokenizer FILE",
                 escape_path(file)
             )));
         }
-        (Some(_), false) => Some(CalibSamples::open(&o.calib, Spec::inputs(&m.graph))?),
+        (Some(_), false) => Some(CalibSamples::open(&o.calib, o.tokenizer.as_deref(), m)?),
     };
     for what in samples.iter().flat_map(CalibSamples::ignored) {
         eprintln!("note: calibration data: {what} is no input of the model and is ignored");

@@ -4,6 +4,7 @@
 use crate::compiler::{self, Clock, CompileOptions};
 use crate::data::calib::CalibSet;
 use crate::data::inputs::Spec;
+use crate::data::text::{Limits, Tokenizer};
 use crate::data::{Array, DataError};
 use crate::error::Failure;
 use crate::inprocess::run_session;
@@ -23,7 +24,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// Compiles float graphs at this machine's best level (or the one that the environment forces) and runs them in this
-/// process. Tapped values become outputs of the compiled graph.
+/// process. Tapped values become outputs of the compiled graph. Float products are not fused with their sums, which
+/// makes them slower, but gives the same bits at every level: what passes learn from values must not depend on the
+/// machine.
 pub struct CompiledExecutor<'a> {
     /// Generates the code.
     pub backend: &'a dyn Backend,
@@ -34,6 +37,7 @@ pub struct CompiledExecutor<'a> {
 impl Executor for CompiledExecutor<'_> {
     fn prepare<'a>(&'a self, m: &Module, taps: &[ValueId]) -> Result<Box<dyn Prepared + 'a>, EvalError> {
         let failed = |f: Failure| EvalError::Unsupported(f.text);
+        let backend = self.backend.reproducible();
         let mut m = m.clone();
         let mut outputs = m.graph.outputs().to_vec();
         let own = outputs.len();
@@ -60,7 +64,7 @@ impl Executor for CompiledExecutor<'_> {
             }
         };
         let env = Env {
-            target: self.backend.target(),
+            target: backend.target(),
             ..Env::default()
         };
         PassManager::new(env, ManagerOptions::default())
@@ -69,8 +73,8 @@ impl Executor for CompiledExecutor<'_> {
         let mut listener = |_| {};
         let mut clock = Clock::new(&mut listener);
         let path = Path::new("the float model");
-        let compiled =
-            compiler::assemble(&m, Report::default(), path, &o, self.backend, &mut clock).map_err(failed)?;
+        let compiled = compiler::assemble(&m, Report::default(), path, &o, backend.as_ref(), &mut clock)
+            .map_err(failed)?;
         drop(m);
         let model = compiled.load().map_err(failed)?;
         let session = Session::with_threads(&model, self.threads).map_err(run_error)?;
@@ -123,16 +127,15 @@ pub struct CalibSamples {
 }
 
 impl CalibSamples {
-    /// Opens the files for a model with these inputs; what they hold is checked, but not read yet.
-    pub fn open(paths: &[PathBuf], specs: Vec<Spec>) -> Result<Self, Failure> {
-        if let Some(p) = paths.iter().find(|p| p.extension().is_some_and(|e| e == "txt")) {
-            return Err(Failure::unsupported(format!(
-                "{}: calibration texts are not supported by this version\n  help: tokenize them and give the arrays as an .npz",
-                rsqc_onnx::error::escape_path(p)
-            )));
-        }
+    /// Opens the files for an imported model; what they hold is checked, but arrays are not read yet. Texts need a
+    /// tokenizer.
+    pub fn open(paths: &[PathBuf], tokenizer: Option<&Path>, m: &Module) -> Result<Self, Failure> {
+        let tokenizer = match tokenizer {
+            Some(file) => Some(Tokenizer::open(file, Limits::of(m))?),
+            None => None,
+        };
         Ok(CalibSamples {
-            set: RefCell::new(CalibSet::open(paths, specs)?),
+            set: RefCell::new(CalibSet::open(paths, Spec::inputs(&m.graph), tokenizer)?),
         })
     }
 

@@ -222,8 +222,41 @@ fn data_that_does_not_fit_is_refused_with_the_cause() {
         stderr.contains("static") && stderr.contains("--calib"),
         "{stderr}"
     );
-    let (status, _, stderr) = compile(f, "w8a8-static", &["text.txt"]);
-    assert_eq!(status, Some(3), "{stderr}");
+    // Texts: no tokenizer, no such one, a damaged one, and a model that takes no text.
+    std::fs::write(f.join("text.txt"), "some text\n").expect("written");
+    std::fs::write(f.join("damaged.json"), "{\"version\": 1").expect("written");
+    let good = r#"{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"text": 0, "?": 1}, "unk_token": "?"}}"#;
+    std::fs::write(f.join("good.json"), good).expect("written");
+    for (tokenizer, words) in [
+        (None, vec!["text.txt", "--tokenizer"]),
+        (Some("absent.json"), vec!["absent.json", "no such file"]),
+        (Some("damaged.json"), vec!["damaged.json", "no tokenizer.json"]),
+        (Some("good.json"), vec!["text.txt", "'image' f32", "input_ids"]),
+    ] {
+        let mut calib = vec!["text.txt"];
+        calib.extend(tokenizer.iter().flat_map(|t| ["--tokenizer", *t]));
+        let model = example("mlp.onnx").display().to_string();
+        let mut args = vec![
+            "compile",
+            &model,
+            "--scheme",
+            "w8a8-static",
+            "-o",
+            "out.so",
+            "--calib",
+        ];
+        args.extend(calib);
+        let out = rsqc(f, None, &args);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{stderr}");
+        for w in words {
+            assert!(stderr.contains(w), "`{w}`: {stderr}");
+        }
+        assert!(
+            !stderr.contains("panicked") && !f.join("out.so").exists(),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]

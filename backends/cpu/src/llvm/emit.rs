@@ -57,6 +57,8 @@ pub struct Emit<'c> {
     open: Cell<Open<'c>>,
     kernel: FunctionValue<'c>,
     level: Level,
+    /// Whether float products may be fused with their sums.
+    pub(super) fused: bool,
     bufs: RefCell<BTreeMap<u32, Ptr<'c>>>,
     params: RefCell<BTreeMap<u32, Int<'c>>>,
     /// Routines that this module calls and does not hold; `None` if it holds all that it calls.
@@ -74,7 +76,7 @@ pub enum Parameter {
 
 /// Code that many kernels call: a subroutine that exists once a level, however many kernels of a model use it.
 pub trait Routine: Send + Sync {
-    /// Its symbol, which says everything that the code depends on, except for the level.
+    /// Its symbol, which says everything that the code depends on, except for the level and fused arithmetic.
     fn symbol(&self) -> String;
     /// What it takes; it returns nothing.
     fn parameters(&self) -> Vec<Parameter>;
@@ -146,10 +148,16 @@ impl<'c> Emit<'c> {
         Emit::open(context, level, (KERNEL_SYMBOL, &params), outside)
     }
 
-    /// A routine in a module of its own.
-    pub(super) fn of_routine(context: &'c Context, level: Level, routine: &dyn Routine) -> Emit<'c> {
+    /// A routine in a module of its own, with or without fused arithmetic.
+    pub(super) fn of_routine(
+        context: &'c Context,
+        level: Level,
+        routine: &dyn Routine,
+        fused: bool,
+    ) -> Emit<'c> {
         let types = parameter_types(context, routine);
         let e = Emit::open(context, level, (&routine.symbol(), &types), false);
+        let e = if fused { e } else { e.unfused() };
         routine.emit(&e, &e.kernel.get_params());
         e
     }
@@ -174,6 +182,7 @@ impl<'c> Emit<'c> {
             open: Cell::new(open),
             kernel,
             level,
+            fused: level.has_fma(),
             bufs: RefCell::default(),
             params: RefCell::default(),
             outside: outside.then(RefCell::default),
@@ -189,6 +198,13 @@ impl<'c> Emit<'c> {
     pub fn routines_outside(&self) -> Vec<Arc<dyn Routine>> {
         let outside = self.outside.as_ref().map(|o| o.borrow());
         outside.iter().flat_map(|o| o.values().cloned()).collect()
+    }
+
+    /// The same without fused arithmetic, as at the portable level: sums of float products have the same bits at every
+    /// level.
+    #[must_use]
+    pub fn unfused(self) -> Emit<'c> {
+        Emit { fused: false, ..self }
     }
 
     /// Ends the function and hands over the module.

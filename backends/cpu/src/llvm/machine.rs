@@ -92,9 +92,9 @@ impl Worker {
         Emit::new(&self.context, level, true)
     }
 
-    /// Opens a routine for `level`; it is complete.
-    pub fn routine(&self, level: Level, routine: &dyn Routine) -> Emit<'_> {
-        Emit::of_routine(&self.context, level, routine)
+    /// Opens a routine for `level`, with or without fused arithmetic; it is complete.
+    pub fn routine(&self, level: Level, routine: &dyn Routine, fused: bool) -> Emit<'_> {
+        Emit::of_routine(&self.context, level, routine, fused)
     }
 
     /// Closes, verifies, optimises and encodes a kernel.

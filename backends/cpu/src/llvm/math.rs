@@ -136,6 +136,16 @@ impl<'c> Emit<'c> {
         cast(self.intrinsic("llvm.fma", &[ty], &args))
     }
 
+    /// `a * b + c` of a float product: rounded once where the level has the instruction, unless the kernel is
+    /// [`unfused`](Self::unfused).
+    pub fn multiply_add(&self, a: Vector<'c>, b: Vector<'c>, c: Vector<'c>) -> Vector<'c> {
+        if self.fused {
+            self.fma(a, b, c)
+        } else {
+            self.fadd(self.fmul(a, b), c)
+        }
+    }
+
     /// `a` with the sign of `b`.
     pub fn copysign<T: BasicValue<'c> + TryFrom<Any<'c>>>(&self, a: T, b: T) -> T {
         let ty = a.as_basic_value_enum().get_type();

@@ -2,6 +2,7 @@
 
 use super::print_line;
 use crate::compiler::{self, CPU_LEVELS, Clock, CompileOptions, Compiled, Stage, parse_dim};
+use crate::data::calib::is_text;
 use crate::error::Failure;
 use crate::{open, output, selftest};
 use rsqc_backend::{Backend, TextForm};
@@ -35,6 +36,7 @@ enum Emit {
   rsqc compile model.onnx --scheme none -o model.so --target cpu:avx512vnni
   rsqc compile model.onnx --dim sequence=128 --dim batch=1..64 -o model.so
   rsqc compile model.onnx --scheme w8a8-static --calib calib.npz
+  rsqc compile model.onnx --scheme w8a8-static --calib text.txt --tokenizer tokenizer.json
   rsqc compile model.onnx --scheme w8a8 --emit asm -o model.s")]
 pub struct Args {
     /// The ONNX model.
@@ -42,10 +44,12 @@ pub struct Args {
     /// Quantization scheme, or a recipe file (.toml); `rsqc schemes` lists them.
     #[arg(long, default_value = "none")]
     scheme: String,
-    /// Calibration data for static scales: an .npz, or a folder of .npz or .npy. Repeatable.
+    /// Calibration data for static scales: an .npz, a folder of .npz or .npy, or a UTF-8 text (.txt), of which every line
+    /// that is not empty is a sample; lines longer than the model's or tokenizer's limit, or 512 tokens, are cut into pieces.
+    /// Repeatable.
     #[arg(long, value_name = "PATH")]
     calib: Vec<PathBuf>,
-    /// Tokenizer for calibration texts (not in this version).
+    /// Tokenizer for calibration texts: a Hugging Face tokenizer.json.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Output file; default: the model's name with .so (or the emitted kind's) ending, in the current folder.
@@ -97,10 +101,9 @@ pub fn run(a: &Args) -> Result<(), Failure> {
 
 fn options(a: &Args) -> Result<CompileOptions, Failure> {
     let scheme = open::parse_scheme(&a.scheme)?;
-    if a.tokenizer.is_some() {
-        return Err(Failure::unsupported(
-            "--tokenizer is not supported by this version: give token arrays with --calib (.npz)",
-        ));
+    let texts = a.calib.iter().any(|p| !p.is_dir() && is_text(p));
+    if a.tokenizer.is_some() && !texts {
+        eprintln!("note: no calibration text is given; --tokenizer is ignored");
     }
     if !a.calib.is_empty() && scheme.needs_samples().is_none() {
         eprintln!(
@@ -123,6 +126,7 @@ fn options(a: &Args) -> Result<CompileOptions, Failure> {
             ..ManagerOptions::default()
         },
         calib: a.calib.clone(),
+        tokenizer: a.tokenizer.clone().filter(|_| texts),
     })
 }
 

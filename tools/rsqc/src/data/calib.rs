@@ -1,6 +1,6 @@
 //! Calibration samples, streamed: one sample is in memory at a time, however many there are.
 //!
-//! A source is an `.npz`, a folder of `.npz` and `.npy` files, or one `.npy` named as the only input. In a source, an array named as an input
+//! A source is a text (`text.rs`), an `.npz`, a folder of `.npz` and `.npy` files, or one `.npy` for the only input. In a source of arrays, an array named as an input
 //! whose rank equals the input's is a batch, and axis 0 is cut into samples; with one rank more, axis 0 counts samples
 //! that each fill the input; arrays named `K/input` (K = 0, 1, ...) are one sample each and may differ in length. If the
 //! model has an `attention_mask` input, each sample is cut to its unmasked part, so that padding never enters the
@@ -15,18 +15,26 @@ use rsqc_onnx::error::escape;
 
 use super::inputs::{Spec, bind};
 use super::npz::{Npz, read_npy};
+use super::text::{Text, Tokenizer};
 use super::{Array, DataError, describe, npy};
 
 /// Calibration data for one model.
 pub struct CalibSet {
     specs: Vec<Spec>,
     sources: Vec<Source>,
+    tokenizer: Option<Tokenizer>,
     samples: usize,
     ignored: Vec<String>,
 }
 
+/// Where samples come from.
+enum Source {
+    Arrays(Arrays),
+    Text(Text),
+}
+
 /// One file, or the loose `.npy` files of a folder.
-struct Source {
+struct Arrays {
     path: PathBuf,
     kind: Kind,
     /// Samples from batches, and how each input's array is cut.
@@ -50,17 +58,24 @@ struct Batch {
 pub type Sample = Vec<Array>;
 
 impl CalibSet {
-    /// Opens all sources and checks names, types and shapes; data is not read yet.
-    pub fn open(paths: &[PathBuf], specs: Vec<Spec>) -> Result<CalibSet, DataError> {
+    /// Opens all sources and checks names, types and shapes. Arrays are not read yet; texts are, once, to count samples.
+    pub fn open(
+        paths: &[PathBuf],
+        specs: Vec<Spec>,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<CalibSet, DataError> {
         let mut set = CalibSet {
             specs,
             sources: Vec::new(),
+            tokenizer,
             samples: 0,
             ignored: Vec::new(),
         };
         for path in paths {
             if path.is_dir() {
                 set.add_folder(path)?;
+            } else if is_text(path) {
+                set.add_text(path)?;
             } else if path.extension().is_some_and(|e| e == "npy") {
                 let Some(name) = set
                     .specs
@@ -102,6 +117,17 @@ impl CalibSet {
         &self.ignored
     }
 
+    fn add_text(&mut self, path: &Path) -> Result<(), DataError> {
+        let Some(tokenizer) = &self.tokenizer else {
+            let what = "a calibration text needs a tokenizer\n  help: give `rsqc compile` its tokenizer.json with --tokenizer FILE";
+            return Err(DataError::new(path, what));
+        };
+        let text = Text::open(path, &self.specs, tokenizer)?;
+        self.samples += text.samples;
+        self.sources.push(Source::Text(text));
+        Ok(())
+    }
+
     fn add_folder(&mut self, folder: &Path) -> Result<(), DataError> {
         let fail = |e: std::io::Error| DataError::new(folder, e.to_string());
         let mut files = Vec::new();
@@ -137,12 +163,12 @@ impl CalibSet {
             None
         };
         self.samples += singles.len() + batch.as_ref().map_or(0, |b| b.samples);
-        self.sources.push(Source {
+        self.sources.push(Source::Arrays(Arrays {
             path: path.to_owned(),
             kind,
             batch,
             singles,
-        });
+        }));
         Ok(())
     }
 
@@ -185,7 +211,10 @@ impl CalibSet {
     ) -> Result<(), E> {
         let specs = &self.specs;
         for source in &mut self.sources {
-            let path = source.path.clone();
+            let path = match source {
+                Source::Arrays(a) => a.path.clone(),
+                Source::Text(t) => t.path().to_owned(),
+            };
             let mut number = 0usize;
             let mut deliver = |sample: Sample| -> Result<(), E> {
                 let sample = finish(specs, sample)
@@ -193,38 +222,60 @@ impl CalibSet {
                 number += 1;
                 f(sample)
             };
-            if let Some(batch) = &source.batch {
-                match &mut source.kind {
-                    Kind::Npz(npz) => npz.rows(&names(specs), &batch.cuts, batch.samples, &mut deliver)?,
-                    Kind::Loose(files) => {
-                        let arrays = specs
-                            .iter()
-                            .map(|s| read_npy(&files[&s.name]))
-                            .collect::<Result<Vec<_>, _>>()?;
-                        for i in 0..batch.samples {
-                            deliver(
-                                arrays
-                                    .iter()
-                                    .zip(&batch.cuts)
-                                    .map(|(a, cut)| cut_sample(a, *cut, i))
-                                    .collect(),
-                            )?;
-                        }
-                    }
-                }
-            }
-            for k in &source.singles {
-                let Kind::Npz(npz) = &mut source.kind else {
-                    continue;
-                };
-                let arrays = specs
-                    .iter()
-                    .map(|s| npz.read(&format!("{k}/{}", s.name)))
-                    .collect::<Result<Vec<_>, _>>()?;
-                deliver(arrays)?;
+            match (source, &self.tokenizer) {
+                (Source::Arrays(a), _) => a.for_each(specs, &mut deliver)?,
+                (Source::Text(t), Some(tokenizer)) => t.for_each(specs, tokenizer, &mut deliver)?,
+                (Source::Text(_), None) => {}
             }
         }
         Ok(())
+    }
+}
+
+impl Arrays {
+    fn for_each<E: From<DataError>>(
+        &mut self,
+        specs: &[Spec],
+        deliver: &mut dyn FnMut(Sample) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(batch) = &self.batch {
+            match &mut self.kind {
+                Kind::Npz(npz) => npz.rows(&names(specs), &batch.cuts, batch.samples, deliver)?,
+                Kind::Loose(files) => {
+                    let arrays = specs
+                        .iter()
+                        .map(|s| read_npy(&files[&s.name]))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    for i in 0..batch.samples {
+                        let cut = arrays.iter().zip(&batch.cuts);
+                        deliver(cut.map(|(a, cut)| cut_sample(a, *cut, i)).collect())?;
+                    }
+                }
+            }
+        }
+        for k in &self.singles {
+            let Kind::Npz(npz) = &mut self.kind else {
+                continue;
+            };
+            let arrays = specs
+                .iter()
+                .map(|s| npz.read(&format!("{k}/{}", s.name)))
+                .collect::<Result<Vec<_>, _>>()?;
+            deliver(arrays)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file is to be read as text: by its ending, and if that says nothing, unless it starts as an archive.
+pub fn is_text(path: &Path) -> bool {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("npz" | "npy") => false,
+        Some("txt") => true,
+        _ => std::fs::File::open(path).is_ok_and(|mut f| {
+            let mut start = [0; 4];
+            f.read_exact(&mut start).is_err() || start != *b"PK\x03\x04"
+        }),
     }
 }
 
@@ -413,42 +464,36 @@ fn read_rows(reader: &mut dyn Read, h: &npy::Header, (rows, keep): (usize, bool)
 }
 
 /// Cuts padding away and checks a sample.
-fn finish(specs: &[Spec], mut sample: Sample) -> Result<Sample, String> {
+fn finish(specs: &[Spec], sample: Sample) -> Result<Sample, String> {
     if let Some(array) = sample.iter().zip(specs).find(|(a, _)| a.has_non_finite()) {
         return Err(format!("array '{}' holds NaN or infinity", escape(&array.1.name)));
     }
-    cut_padding(specs, &mut sample);
-    bind(specs, &sample)?;
-    Ok(sample)
+    match without_padding(specs, &sample) {
+        // Where the length is fixed, padding has to stay.
+        Some(cut) if bind(specs, &cut).is_ok() => Ok(cut),
+        _ => bind(specs, &sample).map(|_| sample),
+    }
 }
 
-/// Cuts every input that runs along the `attention_mask` to the unmasked part.
-fn cut_padding(specs: &[Spec], sample: &mut Sample) {
-    let Some(mask) = specs.iter().position(|s| s.name == "attention_mask") else {
-        return;
-    };
-    let (Some(dim), Some(&length)) = (specs[mask].ty.shape.last(), sample[mask].shape.last()) else {
-        return;
-    };
-    let Some(range) = unmasked(&sample[mask], length) else {
-        return;
-    };
+/// Every input that runs along the `attention_mask` cut to the unmasked part; `None` if there is nothing to cut.
+fn without_padding(specs: &[Spec], sample: &Sample) -> Option<Sample> {
+    let mask = specs.iter().position(|s| s.name == "attention_mask")?;
+    let (dim, &length) = (specs[mask].ty.shape.last()?, sample[mask].shape.last()?);
+    let range = unmasked(&sample[mask], length)?;
     if range == (0..length) {
-        return;
+        return None;
     }
     let symbols = dim.symbols();
-    let axes: Vec<(usize, usize)> = specs
-        .iter()
-        .enumerate()
-        .flat_map(|(i, s)| s.ty.shape.iter().enumerate().map(move |(axis, d)| (i, axis, d)))
-        .filter(|(i, axis, d)| {
-            sample[*i].shape[*axis] == length && d.symbols().iter().any(|s| symbols.contains(s))
-        })
-        .map(|(i, axis, _)| (i, axis))
-        .collect();
-    for (i, axis) in axes {
-        sample[i] = sample[i].cut(axis, range.clone());
+    let mut cut = sample.clone();
+    for (array, spec) in cut.iter_mut().zip(specs) {
+        // Of the rank that is declared or not: that is checked afterwards.
+        for (axis, d) in spec.ty.shape.iter().enumerate().take(array.shape.len()) {
+            if array.shape[axis] == length && d.symbols().iter().any(|s| symbols.contains(s)) {
+                *array = array.cut(axis, range.clone());
+            }
+        }
     }
+    Some(cut)
 }
 
 /// From the first to the last position that any row of the mask keeps; `None` if all is masked.

@@ -1,4 +1,4 @@
-//! Data for and from models: `.npy`, `.npz` and ONNX `TensorProto` files; inputs, calibration samples, outputs.
+//! Data for and from models: `.npy`, `.npz` and ONNX `TensorProto` files, texts; inputs, calibration samples, outputs.
 //!
 //! Files are untrusted: sizes that a header claims are checked against what is there before anything is allocated,
 //! decompression has limits, pickled objects are refused unseen, and only regular files are opened.
@@ -8,6 +8,7 @@ pub mod inputs;
 pub mod npy;
 pub mod npz;
 mod reader;
+pub mod text;
 
 use std::path::Path;
 

@@ -150,7 +150,7 @@ impl Tile {
                 let a = e.splat(e.load_scalar::<Float<'c>>(Elem::F32, e.at(*base, at)), lanes);
                 for (v, b) in column.iter().enumerate() {
                     let sum = carried[2 + r * vectors as usize + v].into_vector_value();
-                    next.push(multiply_add(e, a, *b, sum).into());
+                    next.push(e.multiply_add(a, *b, sum).into());
                 }
             }
             next
@@ -169,14 +169,5 @@ impl Tile {
                 e.store_aligned(sum, place(r, v), 4);
             }
         }
-    }
-}
-
-/// `a * b + c`, fused where the level can.
-fn multiply_add<'c>(e: &Emit<'c>, a: Vector<'c>, b: Vector<'c>, c: Vector<'c>) -> Vector<'c> {
-    if e.level().has_fma() {
-        e.fma(a, b, c)
-    } else {
-        e.fadd(e.fmul(a, b), c)
     }
 }

@@ -340,8 +340,7 @@ impl<'c> Step<'c> {
                 let (even, odd) = columns[v];
                 e.add(acc, e.add(e.dot_i16(a, even), e.dot_i16(a_odd, odd)))
             }
-            Step::Float(columns) if e.level().has_fma() => e.fma(a, columns[v], acc),
-            Step::Float(columns) => e.fadd(acc, e.fmul(a, columns[v])),
+            Step::Float(columns) => e.multiply_add(a, columns[v], acc),
         }
     }
 }

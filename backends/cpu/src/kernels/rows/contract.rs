@@ -63,8 +63,7 @@ fn sums<'c>(cx: &Cx<'_, 'c>, points: &[Point<'c>]) -> Vec<Vector<'c>> {
             }
             let sum = match elem {
                 Elem::I32 => e.add(sum, e.mul(a, b)),
-                _ if e.level().has_fma() => e.fma(a, b, sum),
-                _ => e.fadd(sum, e.fmul(a, b)),
+                _ => e.multiply_add(a, b, sum),
             };
             sum.into()
         });

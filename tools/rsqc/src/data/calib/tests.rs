@@ -34,7 +34,7 @@ fn collect(arrays: &[(&str, Array)], specs: Vec<Spec>) -> Result<Vec<Sample>, Da
         arrays.iter().map(|(n, a)| (*n, a)),
     )
     .unwrap();
-    let mut set = CalibSet::open(&[path], specs)?;
+    let mut set = CalibSet::open(&[path], specs, None)?;
     let mut out = Vec::new();
     set.for_each(|s| {
         out.push(s);
@@ -142,6 +142,6 @@ fn folders_of_loose_arrays() {
         let a = i64s(&[2, 2], &[1, 1, 1, 1]);
         npy::write(&mut file, a.ty, &a.shape, &a.data).unwrap();
     }
-    let set = CalibSet::open(&[dir.path().to_owned()], specs()).unwrap();
+    let set = CalibSet::open(&[dir.path().to_owned()], specs(), None).unwrap();
     assert_eq!(set.len(), 2);
 }
