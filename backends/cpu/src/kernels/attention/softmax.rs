@@ -4,22 +4,10 @@ use super::{Code, SCORE_ROW};
 use crate::kernels::access::{Index, Point, moves};
 use crate::kernels::body::{LANES, combine, finish_reduce, lanes, widen};
 use crate::kernels::rows::{Env, Place, evaluate};
-use crate::llvm::{Any, Elem, Float, FloatCmp, Int, IntCmp, Lanes, Vector};
+use crate::llvm::{Any, Elem, Float, FloatCmp, Int, IntCmp, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::ops::nn::EmptyRow;
-use rsqc_ir::scalar::{Body, BodyBuilder, ReduceKind, ScalarOp, expand};
-
-/// `exp` as a body of primitive ops whose one anchor is the argument; its last statement is the result.
-pub fn exponential() -> Body {
-    let mut b = BodyBuilder::new();
-    let x = b.anchor(ScalarType::F32);
-    let y = b.exp(x);
-    let mut roots = [y];
-    let mut body = expand(b.body(), &mut roots);
-    body.simplify(&mut roots);
-    body.stmts.truncate(roots[0].index() + 1);
-    body
-}
+use rsqc_ir::scalar::{Body, ReduceKind, ScalarOp, exponential};
 
 impl<'c> Code<'_, '_, 'c> {
     /// Replaces the scores of a block by weights and updates maxima, sums and factors.
@@ -27,14 +15,24 @@ impl<'c> Code<'_, '_, 'c> {
         let e = self.cx.e;
         let exp = exponential();
         e.for_range(e.i64(0), self.count, e.i64(1), |row| {
-            let max = self.score_row(&self.query(at, row), row, (t, count));
+            let cell = |i| self.cell(self.layout.scores, row, e.i64(SCORE_ROW), i);
+            let vector = e.vector_type(Elem::F32, LANES);
+            let raw = |cell, _| e.load_aligned(vector, cell, 64).into_vector_value();
+            let max = self.score_row(&self.query(at, row), (t, count), &cell, &raw);
             self.weight_row(&exp, row, (t, count), max);
         });
     }
 
-    /// Runs the score body along a row; gives the row's maximum, one lane.
-    fn score_row(&self, at: &Point<'c>, row: Int<'c>, (t, count): (Int<'c>, Int<'c>)) -> Vector<'c> {
-        let (cx, e, l) = (self.cx, self.cx.e, self.layout);
+    /// Runs the score body along a row, whose sixteen scores from `i` on go to `cell(i)` and come of `raw(cell(i), i)`;
+    /// gives the row's maximum, one lane.
+    pub(super) fn score_row(
+        &self,
+        at: &Point<'c>,
+        (t, count): (Int<'c>, Int<'c>),
+        cell: &dyn Fn(Int<'c>) -> Ptr<'c>,
+        raw: &dyn Fn(Ptr<'c>, Int<'c>) -> Vector<'c>,
+    ) -> Vector<'c> {
+        let (cx, e) = (self.cx, self.cx.e);
         let body = &self.a.score;
         let zero = e.i64(0);
         let varies = body.varying(&|op| match op {
@@ -52,13 +50,12 @@ impl<'c> Code<'_, '_, 'c> {
             panic!("the score varies with the key")
         });
         let lowest = e.f32s(f32::NEG_INFINITY, LANES);
-        let vector = e.vector_type(Elem::F32, LANES);
         let step = |i: Int<'c>, carried: &[Any<'c>], part: Lanes<'c>| {
-            let cell = self.cell(l.scores, row, e.i64(SCORE_ROW), i);
+            let cell = cell(i);
             let mut here = at.with(self.a.key, Index::Run(e.add(t, i)));
             here.part = part;
             let place = Place { at: here, element: i };
-            let raw = e.load_aligned(vector, cell, 64).into_vector_value();
+            let raw = raw(cell, i);
             let mut env = env.clone();
             evaluate(cx, body, &varying, &mut env, &place, &|_, _| raw);
             let score = env
@@ -124,7 +121,8 @@ impl<'c> Code<'_, '_, 'c> {
         e.store_aligned(sums[0].into_vector_value(), sum_cell, 64);
     }
 
-    fn exp(&self, body: &Body, x: Vector<'c>) -> Vector<'c> {
+    /// `e^x`, lane by lane.
+    pub(super) fn exp(&self, body: &Body, x: Vector<'c>) -> Vector<'c> {
         let e = self.cx.e;
         let all: Vec<usize> = (0..body.stmts.len()).collect();
         let mut env: Env<'c> = vec![None; body.stmts.len()];

@@ -27,14 +27,14 @@ pub(super) fn fetching_tiles(product: Product) -> i64 {
 }
 
 /// A tile as a subroutine, so that its accumulators have all registers, whatever the epilogue keeps.
-pub(super) struct Tile<'c>(Subroutine<'c>);
+pub(crate) struct Tile<'c>(Subroutine<'c>);
 
 /// Segments of the reduction: extent and stride of A (in bytes) of each axis that counts them, outermost first.
-pub(super) type Segments<'c> = Vec<(Int<'c>, Int<'c>)>;
+pub(crate) type Segments<'c> = Vec<(Int<'c>, Int<'c>)>;
 
 impl<'c> Tile<'c> {
     /// Generates the tile of this shape, with so many segment axes.
-    pub(super) fn new(e: &Emit<'c>, product: Product, shape: TileShape, segment_axes: u32) -> Tile<'c> {
+    pub(crate) fn new(e: &Emit<'c>, product: Product, shape: TileShape, segment_axes: u32) -> Tile<'c> {
         let (ptr, int) = (e.ptr_type().into(), e.i64(0).get_type().into());
         let mut types = vec![ptr, int, int, ptr, int, ptr, ptr];
         types.extend(vec![int; 2 * segment_axes as usize]);
@@ -56,7 +56,7 @@ impl<'c> Tile<'c> {
 
     /// Runs it on a reduction of length `k` in each segment: the sums go to `sums`, and what lies at `ahead`, one line a
     /// step along K, comes closer meanwhile.
-    pub(super) fn call(
+    pub(crate) fn call(
         &self,
         e: &Emit<'c>,
         o: Operands<'c>,
