@@ -198,7 +198,9 @@ impl Attention {
             Products::Int8 { scales } => scales,
             Products::Float => None,
         };
-        [self.q, self.k, self.v].into_iter().chain(scales.into_iter().flatten())
+        [self.q, self.k, self.v]
+            .into_iter()
+            .chain(scales.into_iter().flatten())
     }
 
     /// Gives operand `n` of the two products the number `map(n)`; the score body is left as it is.

@@ -54,10 +54,17 @@ fn naive(
     let (mut out, mut sum) = (vec![0.0; channels], 0.0);
     for first in (0..k.len()).step_by(256) {
         let block: Vec<usize> = (first..k.len().min(first + 256)).collect();
-        let top = block.iter().filter_map(|t| scores[*t]).fold(f64::NEG_INFINITY, f64::max);
+        let top = block
+            .iter()
+            .filter_map(|t| scores[*t])
+            .fold(f64::NEG_INFINITY, f64::max);
         let weight = |t: &usize| scores[*t].map_or(0.0, |s| ((s - top).exp() * 255.0).round_ties_even());
         let codes: Vec<f64> = block.iter().map(weight).collect();
-        let factor = if top.is_finite() { (top - highest).exp() } else { 0.0 };
+        let factor = if top.is_finite() {
+            (top - highest).exp()
+        } else {
+            0.0
+        };
         sum += codes.iter().sum::<f64>() * factor;
         for (c, out) in out.iter_mut().enumerate() {
             let column: Vec<f64> = block.iter().map(|t| v[*t][c]).collect();
@@ -66,7 +73,9 @@ fn naive(
             *out += acc * vs * factor;
         }
     }
-    out.iter().map(|o| if sum == 0.0 { 0.0 } else { o / sum }).collect()
+    out.iter()
+        .map(|o| if sum == 0.0 { 0.0 } else { o / sum })
+        .collect()
 }
 
 /// Rows of the last axis at these leading indices.
@@ -94,7 +103,11 @@ fn the_evaluator_follows_the_definition() {
         (2, 2, 4, 513, 8, 5),
         (3, 3, 5, 256, 33, 1),
     ] {
-        let (q, k, v) = (r.f32s(&[2, h, s, d]), r.f32s(&[2, g, t, d]), r.f32s(&[2, g, t, e]));
+        let (q, k, v) = (
+            r.f32s(&[2, h, s, d]),
+            r.f32s(&[2, g, t, d]),
+            r.f32s(&[2, g, t, e]),
+        );
         let mask = r.f32s(&[2, 1, 1, t]);
         let scales = [0.031f32, 0.029, 0.027].map(|s| f32t(&[], &[s]));
         for (causal, masked, fixed) in [
@@ -175,7 +188,11 @@ fn module(ins: &[&Tensor], scales: Option<&[Tensor; 3]>, op: QAttention) -> (rsq
 fn it_is_close_to_attention_over_floats() {
     let mut r = Rng(82);
     for t in [1, 40, 700] {
-        let (q, k, v) = (r.f32s(&[1, 2, 9, 32]), r.f32s(&[1, 2, t, 32]), r.f32s(&[1, 2, t, 24]));
+        let (q, k, v) = (
+            r.f32s(&[1, 2, 9, 32]),
+            r.f32s(&[1, 2, t, 32]),
+            r.f32s(&[1, 2, t, 24]),
+        );
         let coded = op(0.02, None, EmptyRow::Nan);
         let float = one(coded.in_float(), &[&q, &k, &v]);
         let coded = one(coded, &[&q, &k, &v]);
@@ -195,7 +212,11 @@ fn a_block_keeps_its_precision_below_the_maximum() {
     let t = 2 * 256;
     let keys: Vec<f32> = (0..t).map(|i| if i == 0 { far } else { 0.0 }).collect();
     let values: Vec<f32> = (0..t).map(|i| if i < 256 { 0.0 } else { 1.0 }).collect();
-    let (q, k, v) = (f32t(&[1, 1, 1, 1], &[1.0]), f32t(&[1, 1, t, 1], &keys), f32t(&[1, 1, t, 1], &values));
+    let (q, k, v) = (
+        f32t(&[1, 1, 1, 1], &[1.0]),
+        f32t(&[1, 1, t, 1], &keys),
+        f32t(&[1, 1, t, 1], &values),
+    );
     let coded = op(1.0, None, EmptyRow::Nan);
     let float = f32s(&one(coded.in_float(), &[&q, &k, &v]))[0];
     let got = f32s(&one(coded, &[&q, &k, &v]))[0];
@@ -213,10 +234,17 @@ fn rows_without_keys() {
     let hidden = Tensor::new(vec![1, 1, 2, 1], vec![false, true]);
     for (empty, value) in [(EmptyRow::Zero, 0.0f32), (EmptyRow::Nan, f32::NAN)] {
         let y = one(op(1.0, None, empty), &[&q, &none, &none]);
-        assert!(f32s(&y).iter().all(|x| x.to_bits() == value.to_bits() || x.is_nan() && value.is_nan()));
+        assert!(
+            f32s(&y)
+                .iter()
+                .all(|x| x.to_bits() == value.to_bits() || x.is_nan() && value.is_nan())
+        );
         let y = one(op(1.0, None, empty), &[&q, &one_key, &one_key, &hidden]);
         let y = f32s(&y);
-        assert!(y[..2].iter().all(|x| *x == value || x.is_nan() && value.is_nan()), "{y:?}");
+        assert!(
+            y[..2].iter().all(|x| *x == value || x.is_nan() && value.is_nan()),
+            "{y:?}"
+        );
         // Alone in its column, a value is the largest of those that share its scale.
         assert!((y[2] - 1.0).abs() < 1e-6 && (y[3] + 2.0).abs() < 1e-6, "{y:?}");
     }
@@ -248,7 +276,10 @@ fn what_is_no_number_shows() {
     data[9] = f32::NAN;
     let keep = Tensor::new(vec![3], vec![true, true, false]);
     let keys = f32t(&shape, &data);
-    let y = one(op(0.5, None, EmptyRow::Zero), &[&plain[0], &keys, &plain[2], &keep]);
+    let y = one(
+        op(0.5, None, EmptyRow::Zero),
+        &[&plain[0], &keys, &plain[2], &keep],
+    );
     assert!(f32s(&y).iter().all(|x| x.is_finite()));
 }
 
@@ -328,7 +359,10 @@ fn the_region_is_the_op_bit_by_bit() {
             let m = parse(&text).expect("parses");
             assert!(verify(&m).is_empty(), "{:?}", verify(&m));
             let printed = print(&m);
-            assert!(printed.contains(&format!("empty zero {products} {{")), "{printed}");
+            assert!(
+                printed.contains(&format!("empty zero {products} {{")),
+                "{printed}"
+            );
             assert_eq!(print(&parse(&printed).expect("parses again")), printed);
             let mut fed = vec![q.clone(), k.clone(), v.clone(), mask.clone()];
             if fixed {

@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 /// More shapes: several blocks of keys, heads wider than a panel, one query, no inner extent.
 const MORE: [Shape; 6] = [
     [1, 1, 2, 32, 513, 32],
-    [1, 97, 1, 96, 31, 65],
-    [2, 26, 2, 48, 256, 4],
+    [1, 97, 1, 65, 31, 33],
+    [2, 13, 2, 48, 256, 4],
     [1, 3, 2, 17, 260, 1],
     [1, 12, 1, 4, 9, 0],
     [1, 5, 1, 130, 7, 70],

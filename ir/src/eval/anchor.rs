@@ -205,8 +205,8 @@ fn attention(nest: &Nest<'_>, space: &Space, a: &Attention) -> Result<Data, Stri
         let mut value_axes = vec![key];
         value_axes.extend(&value);
         let values = floats(nest.read(a.v as usize, &at(value_axes, &fixed), 0..t * e)?);
-        let packed =
-            (a.products != Products::Float).then(|| Packed::new(&f32s(&keys), &f32s(&values), (t, d, e), given));
+        let packed = (a.products != Products::Float)
+            .then(|| Packed::new(&f32s(&keys), &f32s(&values), (t, d, e), given));
         (0..nest.count(&query))
             .map(|qi| {
                 let mut fixed = fixed.clone();

@@ -114,7 +114,10 @@ pub fn attention(
             let out = packed.weigh(&scores.collect::<Vec<f32>>(), op.empty_row)?;
             Ok(out.into_iter().map(f64::from).collect())
         };
-        (0..b * h * s).into_par_iter().map(row).collect::<Result<_, _>>()?
+        (0..b * h * s)
+            .into_par_iter()
+            .map(row)
+            .collect::<Result<_, _>>()?
     } else {
         let row = |r: usize| {
             let kv = shared(r);
@@ -148,7 +151,8 @@ impl<'a> Bias<'a> {
         mask: Option<&'a Tensor>,
         scores: [usize; 4],
     ) -> Result<Self, String> {
-        let mask = mask.map(|m| Ok::<_, String>((m, walk::broadcast_strides(&m.shape, &scores)?, m.to_f64())));
+        let mask =
+            mask.map(|m| Ok::<_, String>((m, walk::broadcast_strides(&m.shape, &scores)?, m.to_f64())));
         Ok(Bias {
             scale: op.scale,
             mask: mask.transpose()?,
@@ -190,7 +194,12 @@ impl<'a> Bias<'a> {
     fn rounded(&self, dot: f32, at: [usize; 3], t: usize) -> f32 {
         match self.mask(at, t) {
             Ok(_) if self.is_later(at[2], t) => f32::NEG_INFINITY,
-            Ok(m) if self.mask.as_ref().is_some_and(|(m, ..)| m.elem() != ScalarType::Bool) => {
+            Ok(m)
+                if self
+                    .mask
+                    .as_ref()
+                    .is_some_and(|(m, ..)| m.elem() != ScalarType::Bool) =>
+            {
                 dot * self.scale + m as f32
             }
             Ok(_) => dot * self.scale,

@@ -122,9 +122,7 @@ impl Packed {
 
     /// What the score body reads for each key.
     pub fn dots(&self, query: &[f32]) -> Vec<f32> {
-        let s = self
-            .query
-            .unwrap_or_else(|| Scale::of(query.iter().copied()));
+        let s = self.query.unwrap_or_else(|| Scale::of(query.iter().copied()));
         let codes: Vec<i32> = query.iter().map(|x| i32::from(s.code(*x))).collect();
         let raw = |(t, key_scale): (usize, &f32)| {
             let key = &self.keys[t * self.inner..(t + 1) * self.inner];

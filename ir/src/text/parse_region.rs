@@ -5,7 +5,9 @@ use super::literal;
 use super::parse::braced_dim;
 use super::types::scalar_type;
 use crate::ops::{Attr, AttrValue};
-use crate::region::{Access, Anchor, Attention, Axis, AxisKind, Clamp, Gather, Products, Region, Store, Term};
+use crate::region::{
+    Access, Anchor, Attention, Axis, AxisKind, Clamp, Gather, Products, Region, Store, Term,
+};
 use crate::scalar::{Body, BodyId, ScalarConst, ScalarOp, Stmt};
 use crate::types::ScalarType;
 use std::collections::BTreeMap;

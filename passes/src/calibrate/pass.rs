@@ -135,11 +135,15 @@ fn tap_of(taps: &mut Vec<Tap>, p: &Point) -> usize {
     taps.len() - 1
 }
 
-/// The float model: every fake quantization is replaced by what it stands for. Values keep their ids.
+/// The float model: every fake quantization is replaced by what it stands for, attention is over floats. Values keep their
+/// ids.
 fn float_model(m: &Module) -> Module {
     let mut float = m.clone();
     for id in m.graph.node_ids() {
         let n = m.graph.node(id);
+        if let Op::QAttention(o) = &n.op {
+            *float.graph.op_mut(id) = o.in_float().into();
+        }
         let (Op::FakeQuant(_), Some(source)) = (&n.op, n.input(0)) else {
             continue;
         };

@@ -20,7 +20,11 @@ fn quantize(x: &[f32], given: Option<f32>) -> (Vec<i32>, f32) {
     };
     let code = |x: &f32| {
         let v = (x * m).round_ties_even();
-        if v.is_nan() { -127 } else { v.clamp(-127.0, 127.0) as i32 }
+        if v.is_nan() {
+            -127
+        } else {
+            v.clamp(-127.0, 127.0) as i32
+        }
     };
     (x.iter().map(code).collect(), s)
 }
@@ -47,13 +51,6 @@ impl Naive<'_> {
             .collect()
     }
 
-    fn exp(&self, x: f32) -> f32 {
-        let body = exponential();
-        let x = Value::of_float(ScalarType::F32, f64::from(x));
-        let env = self.evaluate(&body, &[], x);
-        env.last().expect("a formula").float() as f32
-    }
-
     /// Scores of all keys for the row of `at`.
     fn coded_scores(&self, at: &[i64]) -> Vec<f64> {
         let (a, given) = self.coded();
@@ -73,6 +70,33 @@ impl Naive<'_> {
             .collect()
     }
 
+    /// The weights of a row: for each block of keys its factors, of old sums and of its own, behind the codes of all.
+    fn coded_weights(&self, at: &[i64]) -> Vec<f64> {
+        let scores = self.coded_scores(at);
+        let body = exponential();
+        let exp = |x: f32| {
+            let env = self.evaluate(&body, &[], Value::of_float(ScalarType::F32, f64::from(x)));
+            env.last().expect("a formula").float() as f32
+        };
+        let zero_if_lowest = |m: f32| if m == f32::NEG_INFINITY { 0.0 } else { m };
+        let (mut codes, mut factors, mut max) = (Vec::new(), Vec::new(), f32::NEG_INFINITY);
+        for block in scores.chunks(KEYS as usize) {
+            let block: Vec<f32> = block.iter().map(|s| *s as f32).collect();
+            let top = block
+                .iter()
+                .filter(|s| !s.is_nan())
+                .fold(f32::NEG_INFINITY, |m, s| m.max(*s));
+            let new = max.max(top);
+            let code = |s: &f32| f64::from((exp(s - zero_if_lowest(top)) * 255.0).round_ties_even());
+            codes.extend(block.iter().map(code));
+            factors.push(f64::from(exp(max - zero_if_lowest(new))));
+            factors.push(f64::from(exp(top - zero_if_lowest(new))));
+            max = new;
+        }
+        codes.extend(factors);
+        codes
+    }
+
     /// One channel of one row.
     pub(super) fn attention_of_codes(&self, at: &[i64]) -> Value {
         let (a, given) = self.coded();
@@ -80,25 +104,21 @@ impl Naive<'_> {
         let channel = self.spec.region.parallel().end as usize - 1;
         let row: Vec<i64> = at[..channel].to_vec();
         if self.weights.borrow().0 != row {
-            *self.weights.borrow_mut() = (row, self.coded_scores(at));
+            let weights = self.coded_weights(at);
+            *self.weights.borrow_mut() = (row, weights);
         }
-        let scores: Vec<f32> = self.weights.borrow().1.iter().map(|s| *s as f32).collect();
-        let zero_if_lowest = |m: f32| if m == f32::NEG_INFINITY { 0.0 } else { m };
-        let (mut max, mut sum, mut out) = (f32::NEG_INFINITY, 0f32, 0f32);
-        for first in (0..scores.len() as i64).step_by(KEYS as usize) {
-            let keys = first..(first + KEYS).min(scores.len() as i64);
-            let block = &scores[keys.start as usize..keys.end as usize];
-            let top = block.iter().filter(|s| !s.is_nan()).fold(f32::NEG_INFINITY, |m, s| m.max(*s));
-            let new = max.max(top);
-            let weights = block.iter().map(|s| (self.exp(s - zero_if_lowest(top)) * 255.0).round_ties_even());
-            let weights: Vec<f32> = weights.collect();
-            let kept = self.exp(max - zero_if_lowest(new));
-            let fresh = self.exp(top - zero_if_lowest(new));
-            let (v, scale) = quantize(&self.along(a.v, a.key, keys, at), given);
-            let acc: i32 = weights.iter().zip(&v).map(|(w, v)| *w as i32 * v).sum();
+        let cache = self.weights.borrow();
+        let keys = self.extent(a.key as usize);
+        let (codes, factors) = cache.1.split_at(keys as usize);
+        let v = self.along(a.v, a.key, 0..keys, at);
+        let (mut sum, mut out) = (0f32, 0f32);
+        let blocks = codes.chunks(KEYS as usize).zip(v.chunks(KEYS as usize));
+        for ((codes, v), factors) in blocks.zip(factors.chunks(2)) {
+            let (kept, fresh) = (factors[0] as f32, factors[1] as f32);
+            let (v, scale) = quantize(v, given);
+            let acc: i32 = codes.iter().zip(&v).map(|(w, v)| *w as i32 * v).sum();
             out = out * kept + acc as f32 * scale * fresh;
-            sum = sum * kept + weights.iter().sum::<f32>() * fresh;
-            max = new;
+            sum = sum * kept + codes.iter().sum::<f64>() as f32 * fresh;
         }
         if sum == 0.0 && a.empty_row == EmptyRow::Zero {
             sum = 1.0;

@@ -386,7 +386,14 @@ impl<'c> Code<'_, '_, 'c> {
             rows: self.a.inner,
             columns: self.a.key,
         };
-        pack(cx, source, at, (e.i64(0), inner), (t, count), (l.keys, panel_bytes));
+        pack(
+            cx,
+            source,
+            at,
+            (e.i64(0), inner),
+            (t, count),
+            (l.keys, panel_bytes),
+        );
         let panel = e.i64(PANEL as i64);
         e.for_range(e.i64(0), count, e.i64(16), |column| {
             let from = e.at(l.keys, e.mul(e.udiv(column, panel), panel_bytes));
