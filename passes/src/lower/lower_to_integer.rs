@@ -322,7 +322,7 @@ impl Lowering<'_> {
         let (mut sources, mut scales) = (Vec::new(), Vec::new());
         for i in 0..3 {
             let fake = n.input(i).and_then(|v| self.fake_node(v));
-            let Some((f, q)) = fake.filter(|(f, q)| !q.dynamic && !q.qtype.zero && f.input(3).is_none())
+            let Some((f, _)) = fake.filter(|(f, q)| !q.dynamic && !q.qtype.zero && f.input(3).is_none())
             else {
                 return Ok(None);
             };
