@@ -153,7 +153,7 @@ pub enum Anchor {
         pad: bool,
     },
     /// Softmax-weighted sum, computed online: `s[t] = score body`, `p = softmax over t`, `acc = sum_t p[t] * v[t]`.
-    /// The row axes are (head, channel) or (channel); `key` and `inner` are reduce axes.
+    /// Products are of floats or of 8-bit codes ([`Products`]). The row axes are (head, channel) or (channel); `key` and `inner` are reduce axes.
     Attention(Box<Attention>),
 }
 
@@ -170,11 +170,49 @@ pub struct Attention {
     pub key: u32,
     /// Reduce axis of the dot product (d).
     pub inner: u32,
+    /// What the two products multiply.
+    pub products: Products,
     /// Score body: `Anchor` is the raw dot product q.k; `Operand`s are masks or biases read at (parallel axes, key);
     /// `Index` may name the key axis. Its last statement is the score (f32).
     pub score: Body,
     /// What a row gives all of whose scores are -inf.
     pub empty_row: EmptyRow,
+}
+
+/// What the two products of an attention multiply.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Products {
+    /// The operands as floats, in the backend's own order of sums.
+    Float,
+    /// 8-bit codes of the operands. What comes out is defined to the last bit: see [`crate::eval::attention8`].
+    Int8 {
+        /// Operand numbers of the scales of queries, keys and values (f32, one element each); `None`: scales are computed.
+        scales: Option<[u32; 3]>,
+    },
+}
+
+impl Attention {
+    /// Operands of the two products, with their scales: all that the anchor reads apart from the score body.
+    pub fn operands(&self) -> impl Iterator<Item = u32> + use<> {
+        let scales = match self.products {
+            Products::Int8 { scales } => scales,
+            Products::Float => None,
+        };
+        [self.q, self.k, self.v]
+            .into_iter()
+            .chain(scales.into_iter().flatten())
+    }
+
+    /// Gives operand `n` of the two products the number `map(n)`; the score body is left as it is.
+    pub fn renumber_operands(&mut self, map: &dyn Fn(u32) -> u32) {
+        let scales = match &mut self.products {
+            Products::Int8 { scales: Some(s) } => s.as_mut_slice(),
+            _ => &mut [],
+        };
+        for n in [&mut self.q, &mut self.k, &mut self.v].into_iter().chain(scales) {
+            *n = map(*n);
+        }
+    }
 }
 
 /// Stores a statement's value.

@@ -39,6 +39,7 @@ graph {
   %13 = add(@3, @3) : f16[17]
   %14 = where(@4, @3, @3) : f16[17]
   %15 = concat(@5, @5) {axis = 0} : f32[0]
+  %16 = quant.attention(%1, %1, %1) {scale = 0.5, empty_row = zero} : f32[batch, 2, 3, 4]
   output "y" = %3
   output "z" = @0
 }

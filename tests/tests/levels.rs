@@ -9,7 +9,7 @@ use rsqc_artifact::Level;
 use rsqc_cpu::isa::excess;
 use rsqc_cpu::llvm::reachable;
 use rsqc_ir::eval::Tensor;
-use rsqc_ir::region::Anchor;
+use rsqc_ir::region::{Anchor, Products};
 use rsqc_ir::{Module, NodeId, Op, Port, ScalarType, Symbol, ValueId};
 use rsqc_tests::run::{compile, levels, load, lower_on, options, run, same_bits};
 use rsqc_tests::shared;
@@ -22,7 +22,7 @@ fn is_float_product(m: &Module, n: NodeId) -> bool {
         Op::Region(r) => match &r.region.anchor {
             Anchor::None => false,
             Anchor::Contract { acc, .. } => *acc == ScalarType::F32,
-            Anchor::Attention(_) => true,
+            Anchor::Attention(a) => a.products == Products::Float,
         },
         _ => false,
     }
@@ -228,6 +228,12 @@ fn digits_quantized() {
 }
 
 #[test]
+fn digits_attention_over_codes() {
+    digits("vit", "w8a8+attn8", &["attention_qd8"]);
+    digits("vit", "w8a8-static+attn8", &["attention_qs8"]);
+}
+
+#[test]
 fn digits_static() {
     digits("vit", "w8a8-static", &["qc8w_gemm", "attention"]);
     digits("cnn", "w8a8-static", &["f32"]);
@@ -255,6 +261,8 @@ macro_rules! extra {
 
 extra! {
     minilm_quantized "minilm" "w8a8" ["qc8w_gemm", "attention", "gemm_rows", "reduce"];
+    minilm_attention_over_codes "minilm" "w8a8+attn8" ["attention_qd8"];
+    stories260k_attention_over_codes "tinyllama/stories260k" "w8a8+attn8" ["attention_qd8"];
     minilm_weight_only "minilm" "w8a16" ["qc8w_gemm", "attention"];
     minilm_static "minilm" "w8a8-static" ["qc8w_gemm", "attention"];
     resnet_static "resnet20_cifar10" "w8a8-static" [];

@@ -5,7 +5,7 @@
 //! modules are compared with the evaluator on the module as it was before any pass, too. Two threads must give the bits of one.
 
 use rsqc_ir::eval::{Executor, ReferenceExecutor, Tensor};
-use rsqc_ir::region::Anchor;
+use rsqc_ir::region::{Anchor, Products};
 use rsqc_ir::{Module, Op, ScalarType, Symbol};
 use rsqc_tests::random::{self, Options};
 use rsqc_tests::run::{compile, levels, load, lower_on, options, relative_difference, run, same_bits};
@@ -33,7 +33,7 @@ fn has_float_products(m: &Module) -> bool {
         Op::Region(r) => match &r.region.anchor {
             Anchor::None => false,
             Anchor::Contract { acc, .. } => *acc == ScalarType::F32,
-            Anchor::Attention(_) => true,
+            Anchor::Attention(a) => a.products == Products::Float,
         },
         _ => false,
     };
@@ -154,9 +154,9 @@ batches! {
     float_0 0 "none";
     float_1 1 "none";
     quantized_2 2 "w8a8";
-    quantized_3 3 "w8a8";
+    codes_in_attention_3 3 "w8a8+attn8";
     static_4 4 "w8a8-static";
-    static_5 5 "w8a8-static-asym";
+    static_5 5 "w8a8-static-asym+attn8";
     tensor_6 6 "w8a8-tensor-wtensor";
     weight_only_7 7 "w8a16";
 }

@@ -174,8 +174,8 @@ impl std::fmt::Debug for AnchorKey<'_> {
         match self.0 {
             Anchor::Attention(a) => write!(
                 f,
-                "attention {} {} {} {} {} {:?}",
-                a.q, a.k, a.v, a.key, a.inner, a.empty_row
+                "attention {} {} {} {} {} {:?} {:?}",
+                a.q, a.k, a.v, a.key, a.inner, a.empty_row, a.products
             ),
             other => write!(f, "{other:?}"),
         }

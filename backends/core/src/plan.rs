@@ -428,7 +428,7 @@ fn anchor_reads(r: &Region, slot: u32) -> bool {
     match &r.anchor {
         Anchor::None => false,
         Anchor::Contract { lhs, rhs, .. } => slot == *lhs || slot == *rhs,
-        Anchor::Attention(a) => [a.q, a.k, a.v].contains(&slot),
+        Anchor::Attention(a) => a.operands().any(|n| n == slot),
     }
 }
 

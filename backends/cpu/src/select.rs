@@ -12,7 +12,7 @@ use crate::llvm::Emit;
 use rsqc_backend::{KernelSpec, Launch, Params};
 use rsqc_ir::diag::{Blame, Diag};
 use rsqc_ir::quant::Granularity;
-use rsqc_ir::region::{Anchor, AxisKind};
+use rsqc_ir::region::{Anchor, AxisKind, Products, Region};
 use rsqc_ir::{Dim, Elem, Layout, ScalarType, TensorType};
 
 /// Changes whenever the code generated for an unchanged spec may change.
@@ -86,7 +86,7 @@ pub fn choose(spec: &KernelSpec) -> Result<Choice, Diag> {
         params.extend(sizes.params);
         (
             Family::Attention(kernel),
-            "attention".to_owned(),
+            attention_name(&spec.region).to_owned(),
             sizes.tiles,
             sizes.scratch,
         )
@@ -108,6 +108,18 @@ pub fn choose(spec: &KernelSpec) -> Result<Choice, Diag> {
         cost_ns,
     };
     Ok(Choice { spec, family, launch })
+}
+
+/// What attention multiplies: floats, or codes with a scale a token or from calibration.
+fn attention_name(r: &Region) -> &'static str {
+    match &r.anchor {
+        Anchor::Attention(a) => match a.products {
+            Products::Float => "attention",
+            Products::Int8 { scales: None } => "attention_qd8",
+            Products::Int8 { scales: Some(_) } => "attention_qs8",
+        },
+        _ => "none",
+    }
 }
 
 type Chosen = (Family, String, Dim, Dim);

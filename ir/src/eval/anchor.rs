@@ -1,11 +1,12 @@
 //! Accumulators of region anchors: contractions through f64 (exact for codes) rounded once, attention in f64.
 
 use super::attention::{weighted, weights};
+use super::attention8::Packed;
 use super::matmul::{exact_in_f64, product, product_i64, round};
 use super::region::{Nest, Space};
 use super::tensor::{Data, Native, each};
 use super::{lanes, walk};
-use crate::region::{Anchor, Attention, AxisKind};
+use crate::region::{Anchor, Attention, AxisKind, Products};
 use crate::scalar::ScalarOp;
 use crate::types::ScalarType;
 use rayon::prelude::*;
@@ -192,6 +193,7 @@ fn attention(nest: &Nest<'_>, space: &Space, a: &Attention) -> Result<Data, Stri
     let (key, inner) = (a.key as usize, a.inner as usize);
     let (t, d, e) = (nest.extents[key], nest.extents[inner], nest.count(&value));
     let strides = acc_strides(nest, space);
+    let given = given_scales(nest, a)?;
     let one = |g: usize| -> Result<Vec<Part>, String> {
         let mut fixed = vec![0; nest.extents.len()];
         pin(nest, &mut fixed, &group, g);
@@ -203,11 +205,19 @@ fn attention(nest: &Nest<'_>, space: &Space, a: &Attention) -> Result<Data, Stri
         let mut value_axes = vec![key];
         value_axes.extend(&value);
         let values = floats(nest.read(a.v as usize, &at(value_axes, &fixed), 0..t * e)?);
+        let packed = (a.products != Products::Float)
+            .then(|| Packed::new(&f32s(&keys), &f32s(&values), (t, d, e), given));
         (0..nest.count(&query))
             .map(|qi| {
                 let mut fixed = fixed.clone();
                 pin(nest, &mut fixed, &query, qi);
                 let q = floats(nest.read(a.q as usize, &at(vec![inner], &fixed), 0..d)?);
+                if let Some(packed) = &packed {
+                    let dots = packed.dots(&f32s(&q)).into_iter().map(f64::from).collect();
+                    let scores = scores(nest, a, &at(vec![key], &fixed), dots)?;
+                    let out = packed.weigh(&f32s(&scores), a.empty_row)?;
+                    return Ok((fixed, out.into_iter().map(f64::from).collect()));
+                }
                 let dots = (0..t)
                     .map(|ti| q.iter().zip(&keys[ti * d..]).map(|(x, y)| x * y).sum())
                     .collect();
@@ -231,6 +241,23 @@ fn attention(nest: &Nest<'_>, space: &Space, a: &Attention) -> Result<Data, Stri
         scatter(&mut acc, &part, nest, &strides, &value, &fixed);
     }
     Ok(acc)
+}
+
+/// The static scales of an attention over codes, if it has any.
+fn given_scales(nest: &Nest<'_>, a: &Attention) -> Result<Option<[f32; 3]>, String> {
+    let Products::Int8 { scales: Some(n) } = a.products else {
+        return Ok(None);
+    };
+    let mut out = [0.0; 3];
+    for (s, n) in out.iter_mut().zip(n) {
+        let read = floats(nest.read(n as usize, &nest.space(std::iter::empty()), 0..1)?);
+        *s = *read.first().ok_or("a scale is missing")? as f32;
+    }
+    Ok(Some(out))
+}
+
+fn f32s(v: &[f64]) -> Vec<f32> {
+    v.iter().map(|v| *v as f32).collect()
 }
 
 fn floats(data: Data) -> Vec<f64> {

@@ -6,6 +6,7 @@
 
 mod anchor;
 pub mod attention;
+pub mod attention8;
 pub mod convolution;
 mod graph;
 pub(crate) mod lanes;

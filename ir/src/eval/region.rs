@@ -241,7 +241,7 @@ fn anchor_operands(a: &Anchor) -> Vec<u32> {
                 ScalarOp::Operand(n) => Some(n),
                 _ => None,
             });
-            [a.q, a.k, a.v].into_iter().chain(score).collect()
+            a.operands().chain(score).collect()
         }
     }
 }

@@ -201,6 +201,7 @@ op_table! {
     Dequantize: quant::Dequantize,
     QMatMul: quant::QMatMul,
     WeightMatMul: quant::WeightMatMul,
+    QAttention: quant::QAttention,
     // fused compute
     Region: region::RegionOp,
     #[cfg(feature = "test-ops")]

@@ -64,43 +64,41 @@ impl OpDef for Attention {
     op_attrs!("attention", scale, causal, empty_row);
     fn infer(&self, cx: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
         arity(ins, 3, 4)?;
-        let (q, k, v) = (need(ins, 0)?, need(ins, 1)?, need(ins, 2)?);
-        let fits = q.rank() == 4
-            && k.rank() == 4
-            && v.rank() == 4
-            && q.shape[0] == k.shape[0]
-            && k.shape[..3] == v.shape[..3]
-            && q.shape[3] == k.shape[3]
-            && q.shape[1].exact_div(&k.shape[1]).is_some();
-        if !fits {
-            return Err(format!("attention operands do not fit: q {q}, k {k}, v {v}"));
-        }
-        let scores = [
-            q.shape[0].clone(),
-            q.shape[1].clone(),
-            q.shape[2].clone(),
-            k.shape[2].clone(),
-        ];
-        if let Some(m) = ins.get(3).copied().flatten()
-            && broadcast(&scores, &m.shape, cx.symbols)? != scores
-        {
-            return Err(format!("mask {m} does not broadcast to {scores:?}"));
-        }
-        let mut shape = q.shape.clone();
-        shape[3] = v.shape[3].clone();
-        Ok(vec![TensorType {
-            elem: q.elem.clone(),
-            shape,
-        }])
+        Ok(vec![attention_type(cx, ins)?])
     }
     fn eval(&self, cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
-        attention::attention(
-            self,
-            cx,
-            need(ins, 0)?,
-            need(ins, 1)?,
-            need(ins, 2)?,
-            ins.get(3).copied().flatten(),
-        )
+        attention::attention(self, cx, ins, None)
     }
+}
+
+/// The result type of an attention with these queries, keys, values and mask.
+pub(super) fn attention_type(cx: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<TensorType, String> {
+    let (q, k, v) = (need(ins, 0)?, need(ins, 1)?, need(ins, 2)?);
+    let fits = q.rank() == 4
+        && k.rank() == 4
+        && v.rank() == 4
+        && q.shape[0] == k.shape[0]
+        && k.shape[..3] == v.shape[..3]
+        && q.shape[3] == k.shape[3]
+        && q.shape[1].exact_div(&k.shape[1]).is_some();
+    if !fits {
+        return Err(format!("attention operands do not fit: q {q}, k {k}, v {v}"));
+    }
+    let scores = [
+        q.shape[0].clone(),
+        q.shape[1].clone(),
+        q.shape[2].clone(),
+        k.shape[2].clone(),
+    ];
+    if let Some(m) = ins.get(3).copied().flatten()
+        && broadcast(&scores, &m.shape, cx.symbols)? != scores
+    {
+        return Err(format!("mask {m} does not broadcast to {scores:?}"));
+    }
+    let mut shape = q.shape.clone();
+    shape[3] = v.shape[3].clone();
+    Ok(TensorType {
+        elem: q.elem.clone(),
+        shape,
+    })
 }

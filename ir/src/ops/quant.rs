@@ -1,8 +1,9 @@
 //! Quantization ops. Scales and zero points are ordinary values; see [`crate::quant`] for their shapes.
 
 use super::linalg::matmul_shape;
+use super::nn::{self, EmptyRow};
 use super::{InferCx, OpDef, arity, need};
-use crate::eval::{EvalCx, Tensor, matmul, quantization};
+use crate::eval::{EvalCx, Tensor, attention, attention8, matmul, quantization};
 use crate::quant::{Granularity, QuantType};
 use crate::types::{Dim, ScalarType, TensorType};
 use crate::{attr_words, op_attrs, op_struct};
@@ -208,5 +209,83 @@ impl OpDef for WeightMatMul {
     }
     fn eval(&self, _: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
         matmul::batched(need(ins, 0)?, need(ins, 1)?, ScalarType::F32)
+    }
+}
+
+op_struct! {
+    /// [`nn::Attention`] of f32 whose two products multiply 8-bit codes, defined to the last bit in
+    /// [`crate::eval::attention8`]. Operands: q, k, v, optional mask; for static scales, those of q, k and v (f32 scalars).
+    QAttention {
+        /// Factor on the products.
+        scale: f32,
+        /// Causal offset (length of the past), if causal.
+        causal: Option<Dim>,
+        /// Rows without a key.
+        empty_row: EmptyRow,
+    }
+}
+impl OpDef for QAttention {
+    op_attrs!("quant.attention", scale, causal, empty_row);
+    fn infer(&self, cx: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
+        arity(ins, 3, 7)?;
+        let out = nn::attention_type(cx, ins)?;
+        for i in 0..3 {
+            let t = need(ins, i)?;
+            if t.elem.plain() != Some(ScalarType::F32) {
+                return Err(format!("attention over codes makes them of f32, found {t}"));
+            }
+        }
+        let inner = &need(ins, 0)?.shape[3];
+        let longest = attention8::MAX_INNER as i64;
+        if inner.as_const().is_none_or(|d| d > longest) {
+            return Err(format!(
+                "attention over codes needs a constant head size up to {longest}, found {inner}"
+            ));
+        }
+        if ins.len() > 4 {
+            let scalar = TensorType::new(ScalarType::F32, vec![]);
+            if let Some(i) = (4..7).find(|i| ins.get(*i).copied().flatten() != Some(&scalar)) {
+                return Err(format!("operand {i} is no f32 scale"));
+            }
+        }
+        Ok(vec![out])
+    }
+    fn eval(&self, cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
+        let op = self.in_float();
+        attention::attention(&op, cx, ins, Some(self.given(ins)?))
+    }
+}
+
+impl QAttention {
+    /// The same attention over floats.
+    pub fn in_float(&self) -> nn::Attention {
+        nn::Attention {
+            scale: self.scale,
+            causal: self.causal.clone(),
+            empty_row: self.empty_row,
+        }
+    }
+
+    /// Static scales.
+    fn given(&self, ins: &[Option<&Tensor>]) -> Result<Option<[f32; 3]>, String> {
+        if ins.len() <= 4 {
+            return Ok(None);
+        }
+        let mut out = [0.0; 3];
+        for (i, s) in out.iter_mut().enumerate() {
+            let t = need(ins, 4 + i)?;
+            *s = *t.to_f64().first().ok_or("a scale is missing")? as f32;
+        }
+        Ok(Some(out))
+    }
+}
+
+impl From<nn::Attention> for QAttention {
+    fn from(o: nn::Attention) -> Self {
+        QAttention {
+            scale: o.scale,
+            causal: o.causal,
+            empty_row: o.empty_row,
+        }
     }
 }

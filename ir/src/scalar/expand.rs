@@ -47,6 +47,18 @@ pub fn expand(body: &Body, roots: &mut [BodyId]) -> Body {
     f.b.body().clone()
 }
 
+/// `exp` of one f32, which is the body's anchor; its last statement is the result.
+pub fn exponential() -> Body {
+    let mut b = BodyBuilder::new();
+    let x = b.anchor(ScalarType::F32);
+    let y = b.push(ScalarOp::Exp, &[x], ScalarType::F32);
+    let mut roots = [y];
+    let mut body = expand(b.body(), &mut roots);
+    body.simplify(&mut roots);
+    body.stmts.truncate(roots[0].index() + 1);
+    body
+}
+
 /// A body under construction, with the constants that formulas have already used.
 struct Formula {
     b: BodyBuilder,

@@ -16,7 +16,7 @@ mod expand;
 
 pub use build::BodyBuilder;
 pub use check::{check_body, check_stmt};
-pub use expand::expand;
+pub use expand::{expand, exponential};
 
 use crate::types::{Dim, ScalarType};
 

@@ -5,7 +5,9 @@ use super::literal;
 use super::parse::braced_dim;
 use super::types::scalar_type;
 use crate::ops::{Attr, AttrValue};
-use crate::region::{Access, Anchor, Attention, Axis, AxisKind, Clamp, Gather, Region, Store, Term};
+use crate::region::{
+    Access, Anchor, Attention, Axis, AxisKind, Clamp, Gather, Products, Region, Store, Term,
+};
 use crate::scalar::{Body, BodyId, ScalarConst, ScalarOp, Stmt};
 use crate::types::ScalarType;
 use std::collections::BTreeMap;
@@ -134,13 +136,7 @@ fn anchor(c: &mut Cursor<'_>, names: &Axes) -> Parsed<Anchor> {
     if !c.eat("attention") {
         return Ok(Anchor::None);
     }
-    c.want("(")?;
-    let q = c.below("operand", MAX_OPERANDS)?;
-    c.want(",")?;
-    let k = c.below("operand", MAX_OPERANDS)?;
-    c.want(",")?;
-    let v = c.below("operand", MAX_OPERANDS)?;
-    c.want(")")?;
+    let [q, k, v] = three_operands(c)?;
     c.want("key")?;
     let key = axis(c, names)?;
     c.want("inner")?;
@@ -150,6 +146,16 @@ fn anchor(c: &mut Cursor<'_>, names: &Axes) -> Parsed<Anchor> {
     let w = c.word("`nan` or `zero`")?;
     let empty_row = AttrValue::from_attr(Attr::Text(w.into()))
         .ok_or_else(|| c.error_at(at, format!("unknown value `{w}` of an empty row")))?;
+    let mut products = Products::Float;
+    if c.eat("products") {
+        c.want("i8")?;
+        let scales = if c.eat("scales") {
+            Some(three_operands(c)?)
+        } else {
+            None
+        };
+        products = Products::Int8 { scales };
+    }
     c.want("{")?;
     let score = body(c, names)?;
     c.want("}")?;
@@ -159,9 +165,21 @@ fn anchor(c: &mut Cursor<'_>, names: &Axes) -> Parsed<Anchor> {
         v,
         key,
         inner,
+        products,
         score,
         empty_row,
     })))
+}
+
+/// `(1, 2, 3)`.
+fn three_operands(c: &mut Cursor<'_>) -> Parsed<[u32; 3]> {
+    let mut out = [0; 3];
+    for (i, n) in out.iter_mut().enumerate() {
+        c.want(if i == 0 { "(" } else { "," })?;
+        *n = c.below("operand", MAX_OPERANDS)?;
+    }
+    c.want(")")?;
+    Ok(out)
 }
 
 /// The number of an earlier statement.

@@ -2,7 +2,7 @@
 
 use super::literal;
 use crate::ops::AttrValue;
-use crate::region::{Access, Anchor, AxisKind, Region};
+use crate::region::{Access, Anchor, AxisKind, Products, Region};
 use crate::scalar::{Body, ScalarOp};
 use std::fmt::Write;
 
@@ -40,9 +40,16 @@ fn lines(out: &mut String, r: &Region) -> std::fmt::Result {
                 crate::ops::Attr::Word(w) => w,
                 _ => "",
             };
+            let products = match a.products {
+                Products::Float => String::new(),
+                Products::Int8 { scales: None } => " products i8".into(),
+                Products::Int8 {
+                    scales: Some([q, k, v]),
+                } => format!(" products i8 scales({q}, {k}, {v})"),
+            };
             writeln!(
                 out,
-                "    attention({}, {}, {}) key {} inner {} empty {empty} {{",
+                "    attention({}, {}, {}) key {} inner {} empty {empty}{products} {{",
                 a.q,
                 a.k,
                 a.v,

@@ -1,7 +1,8 @@
 //! Structure of regions: what the evaluator and every backend rely on.
 
+use crate::eval::attention8;
 use crate::eval::region::varying;
-use crate::region::{Access, Anchor, Attention, AxisKind, Region};
+use crate::region::{Access, Anchor, Attention, AxisKind, Products, Region};
 use crate::scalar::{Body, ScalarOp, check_body};
 use crate::types::ScalarType;
 use std::collections::BTreeSet;
@@ -14,7 +15,9 @@ use std::collections::BTreeSet;
 /// - R2 there is one access an operand. Terms name axes, are sorted by axis, have at most one unclamped term an axis,
 ///   and no constant stride 0. Gathers name integer operands and are not cyclic.
 /// - R3 a contraction names two operands and has an i32 (or i64) accumulator for integers, a float one for floats and
-///   for floats with 8-bit codes as right factor; an attention names float operands (or integer codes for q and k) and two distinct reduce axes.
+///   for floats with 8-bit codes as right factor; an attention names float operands (or integer codes for q and k) and
+///   two distinct reduce axes. Where it makes codes, q, k and v are floats, the inner extent is a constant whose sums fit
+///   32 bits, and scales are single f32.
 /// - R4 bodies are well typed; operands exist, have the declared type and, outside the anchor, do not use reduce axes;
 ///   `index` names a parallel axis (in a score body, also the key axis); `anchor` occurs only with an anchor, in its
 ///   type; no reduction in a score body, whose last statement is f32.
@@ -177,6 +180,9 @@ impl Checker<'_> {
         if types.iter().flatten().any(|t| *t == ScalarType::Bool) {
             self.error("R3: an attention over bool operands".into());
         }
+        if let Products::Int8 { scales } = a.products {
+            self.codes(a, &types, scales);
+        }
         for axis in [a.key, a.inner] {
             let kind = self.r.axes.get(axis as usize).map(|x| x.kind);
             if kind != Some(AxisKind::Reduce) {
@@ -199,6 +205,28 @@ impl Checker<'_> {
         }
         if a.score.stmts.last().map(|s| s.ty) != Some(ScalarType::F32) {
             self.error("R4: a score body must end with an f32".into());
+        }
+    }
+
+    /// An attention over 8-bit codes: of floats, with sums that fit 32 bits and scales of one element.
+    fn codes(&mut self, a: &Attention, types: &[Option<ScalarType>], scales: Option<[u32; 3]>) {
+        if let Some(t) = types.iter().flatten().find(|t| !t.is_float()) {
+            self.error(format!("R3: an attention makes codes of {t}"));
+        }
+        let inner = self.r.axes.get(a.inner as usize);
+        let extent = inner.and_then(|x| x.extent.as_const());
+        if extent.is_none_or(|d| d > attention8::MAX_INNER as i64) {
+            self.error(format!(
+                "R3: an attention over codes needs a constant inner extent up to {}",
+                attention8::MAX_INNER
+            ));
+        }
+        for n in scales.into_iter().flatten() {
+            let ty = self.operand_type("R3", n);
+            let single = self.uses(n).is_empty();
+            if ty.is_some_and(|t| t != ScalarType::F32) || !single {
+                self.error(format!("R3: operand {n} is no single scale of an attention"));
+            }
         }
     }
 

@@ -49,7 +49,7 @@ impl Pass for Calibrate {
         for (p, tap) in points.iter().zip(of) {
             let found = finish(cx, &mut patch, p, &taps[tap])?;
             for layer in &p.layers {
-                remark(cx, layer, &found, &taps[tap], samples);
+                remark(cx, (layer, p.role), &found, &taps[tap], samples);
             }
         }
         cx.apply(patch)?;
@@ -66,6 +66,8 @@ struct Point {
     calibrator: Calibrator,
     /// Locations of the layers that read it.
     layers: Vec<String>,
+    /// What it is to them, in front of what is said of it: `q.`, `k.` or `v.` in attention.
+    role: &'static str,
 }
 
 /// A value that is observed.
@@ -105,8 +107,13 @@ impl Calibrate {
                 .users(n.output())
                 .any(|(u, _)| matches!(g.node(u).op, Op::Conv(_)));
             let calibrator = scheme.and_then(|s| s.quantized()).map(|q| q.calibrator(linear));
+            let role = |(u, slot): (NodeId, u32)| match g.node(u).op {
+                Op::QAttention(_) => ["q.", "k.", "v."].get(slot as usize).copied(),
+                _ => None,
+            };
             Some(Point {
                 node: id,
+                role: g.users(n.output()).find_map(role).unwrap_or_default(),
                 source: n.input(0)?,
                 pre_scale: n.input(3),
                 qtype: f.qtype.clone(),
@@ -135,11 +142,15 @@ fn tap_of(taps: &mut Vec<Tap>, p: &Point) -> usize {
     taps.len() - 1
 }
 
-/// The float model: every fake quantization is replaced by what it stands for. Values keep their ids.
+/// The float model: every fake quantization is replaced by what it stands for, attention is over floats. Values keep their
+/// ids.
 fn float_model(m: &Module) -> Module {
     let mut float = m.clone();
     for id in m.graph.node_ids() {
         let n = m.graph.node(id);
+        if let Op::QAttention(o) = &n.op {
+            *float.graph.op_mut(id) = o.in_float().into();
+        }
         let (Op::FakeQuant(_), Some(source)) = (&n.op, n.input(0)) else {
             continue;
         };
@@ -277,9 +288,9 @@ fn finish(cx: &mut PassCx<'_>, patch: &mut Patch, p: &Point, tap: &Tap) -> Resul
 }
 
 /// What `inspect` shows of a layer's activations.
-fn remark(cx: &mut PassCx<'_>, layer: &str, c: &Chosen, tap: &Tap, samples: usize) {
+fn remark(cx: &mut PassCx<'_>, (layer, role): (&str, &str), c: &Chosen, tap: &Tap, samples: usize) {
     let e = &tap.observer.extremes;
-    let mut say = |key: &str, value: String| cx.remark_layer(layer, key, value);
+    let mut say = |key: &str, value: String| cx.remark_layer(layer, &format!("{role}{key}"), value);
     say("scale", c.scale.to_string());
     if let Some(z) = c.zero {
         say("zero", z.to_string());

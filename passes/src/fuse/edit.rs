@@ -349,7 +349,7 @@ impl Loop {
         let mut used: Vec<u32> = match &r.anchor {
             Anchor::None => Vec::new(),
             Anchor::Contract { lhs, rhs, .. } => vec![*lhs, *rhs],
-            Anchor::Attention(a) => vec![a.q, a.k, a.v],
+            Anchor::Attention(a) => a.operands().collect(),
         };
         for s in r.body.stmts.iter().chain(score(r).iter().flat_map(|b| &b.stmts)) {
             if let ScalarOp::Operand(n) = s.op {
@@ -425,9 +425,7 @@ fn renumber_operands(r: &mut Region, map: &dyn Fn(u32) -> u32) {
             *rhs = map(*rhs);
         }
         Anchor::Attention(a) => {
-            a.q = map(a.q);
-            a.k = map(a.k);
-            a.v = map(a.v);
+            a.renumber_operands(map);
             fix(&mut a.score);
         }
     }

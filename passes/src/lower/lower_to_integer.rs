@@ -17,6 +17,7 @@
 //! follows as an ordinary add). With a float activation, `matmul(x, fake(w))` -> `quant.weight_matmul(x, codes of w) *
 //! scales of w`: the scales multiply the finished sum. `gather(fake(table), i)` -> `dequantize(gather(codes, i),
 //! gather(scales, i))`.
+//! `quant.attention(fake(q), fake(k), fake(v))` with static scales -> `quant.attention(q, k, v)` with the scales as operands.
 //! A fake quantization with any other reader becomes quantize and dequantize. A pre-scale of the fake quantization becomes
 //! that of `quant.params` and `quant.quantize`.
 //!
@@ -125,6 +126,12 @@ impl Lowering<'_> {
             (Op::Gather(g), Some(tq), None) if g.axis == 0 && tq.granularity == Granularity::Token => {
                 if let (Some(t), Some(i)) = (self.weight(n, 0), n.input(1)) {
                     let y = self.table(t, tq, i, &n.loc)?;
+                    self.r.set(n.output(), y);
+                    return Ok(());
+                }
+            }
+            (Op::QAttention(_), Some(_), Some(_)) => {
+                if let Some(y) = self.attention(n)? {
                     self.r.set(n.output(), y);
                     return Ok(());
                 }
@@ -308,6 +315,31 @@ impl Lowering<'_> {
         let scales = self.f32s(&format!("{}.scales", w.name), shape, &q.scales)?;
         let sum = self.emit(WeightMatMul {}, &[x, codes], loc)?[0];
         Ok(self.emit(Mul {}, &[sum, scales], loc)?[0])
+    }
+
+    /// An attention over codes of operands with static scales; `None` if not all of them have any.
+    fn attention(&mut self, n: &Node) -> Result<Option<ValueId>, Diag> {
+        let (mut sources, mut scales) = (Vec::new(), Vec::new());
+        for i in 0..3 {
+            let fake = n.input(i).and_then(|v| self.fake_node(v));
+            let Some((f, _)) = fake.filter(|(f, q)| !q.dynamic && !q.qtype.zero && f.input(3).is_none())
+            else {
+                return Ok(None);
+            };
+            sources.extend(f.input(0));
+            scales.extend(f.input(1));
+        }
+        if sources.len() < 3 || scales.len() < 3 {
+            return Ok(None);
+        }
+        let mut ins: Vec<Option<ValueId>> = sources.iter().map(|v| Some(self.r.get(self.m, *v))).collect();
+        ins.push(n.input(3).map(|v| self.r.get(self.m, v)));
+        ins.extend(scales.iter().map(|v| Some(self.r.get(self.m, *v))));
+        let out = self
+            .r
+            .node(self.m, n.op.clone(), ins, &n.loc)
+            .map_err(edit_diag)?;
+        Ok(out.first().copied())
     }
 
     fn table(&mut self, t: Matrix, q: QuantType, index: ValueId, loc: &Loc) -> Result<ValueId, Diag> {

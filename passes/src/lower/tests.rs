@@ -226,6 +226,65 @@ fn layers_of_different_schemes_stay_apart() {
     assert_eq!(float, ["n4"]);
 }
 
+/// Attention is the block's 13th node.
+#[test]
+fn attention_multiplies_codes_where_the_scheme_says_so() {
+    let m = attention_block(false);
+    let layer = |text: &str| {
+        let scheme = if text.contains('\n') {
+            recipe(text)
+        } else {
+            Scheme::parse(text).expect("known")
+        };
+        let (out, report) = insert(&m, scheme);
+        let of = |l: &&crate::pass::LayerReport| l.node == "n12";
+        let found = report.layers.iter().find(of);
+        let (scheme, reason) = found.map_or_else(Default::default, |l| (l.scheme.clone(), l.reason.clone()));
+        (
+            count(&out, "quant.attention"),
+            scheme,
+            reason,
+            count(&out, "quant.fake"),
+        )
+    };
+    let (coded, scheme, reason, fakes) = layer("w8a8+attn8");
+    assert_eq!((coded, scheme.as_str(), fakes), (1, "w8a8+attn8", 4));
+    assert!(reason.contains("dynamic per token and head"), "{reason}");
+    let (coded, _, reason, fakes) = layer("w8a8-static+attn8");
+    assert_eq!((coded, fakes), (1, 7));
+    assert!(reason.contains("static per tensor"), "{reason}");
+    // Without the method attention is none of the scheme's business.
+    assert_eq!(layer("w8a8"), (0, String::new(), String::new(), 4));
+    // Recipes leave one out, or name the only one.
+    let (coded, scheme, reason, _) =
+        layer("scheme = \"w8a8+attn8\"\n[[layer]]\nmatch = \"n12\"\nscheme = \"w8a8\"\n");
+    assert_eq!((coded, scheme.as_str()), (0, "float"));
+    assert!(reason.contains("without `attn8`"), "{reason}");
+    let (coded, _, reason, _) =
+        layer("scheme = \"w8a8+attn8\"\n[[layer]]\nmatch = \"n1?\"\nscheme = \"none\"\n");
+    assert_eq!(coded, 0);
+    assert!(reason.contains("`n1?`"), "{reason}");
+    let (coded, scheme, _, fakes) =
+        layer("scheme = \"none\"\n[[layer]]\nmatch = \"n12\"\nscheme = \"w8a8+attn8\"\n");
+    assert_eq!((coded, scheme.as_str(), fakes), (1, "w8a8+attn8", 0));
+}
+
+/// Attention over codes is defined to the last bit, so nothing behind its introduction may change one.
+#[test]
+fn lowering_keeps_every_bit_of_attention_over_codes() {
+    let m = attention_block(false);
+    let scheme = Scheme::parse("w8a8+attn8").expect("known");
+    let (coded, _) = insert(&m, scheme.clone());
+    let (int, _) = run(
+        &calibrated(&coded, scheme.clone()),
+        Env::default(),
+        &[Box::new(LowerToInteger)],
+    );
+    let (low, _) = run(&m, Env::default(), &passes(&scheme));
+    assert_same(&int, &low, SHAPES, 0.0);
+    assert_same(&m, &low, SHAPES, 5e-2);
+}
+
 fn layouts(m: &Module) -> Vec<(ValueId, Layout)> {
     m.graph
         .value_ids()

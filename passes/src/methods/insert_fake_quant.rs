@@ -6,10 +6,10 @@
 //! axis 0, activations one scale a sample. Static activations get a `quant.fake` without parameters,
 //! which `calibrate` fills in. Products that share an activation and say the same about it share its fake quantization. An
 //! activation that is a product `x * c` with a constant vector c of channels is quantized from x with pre-scale c, so that
-//! the product costs nothing. What stays float is reported with the reason. Lossy: this is where precision is given up.
+//! the product costs nothing. Under `attn8`, `attention(q, k, v)` -> `quant.attention(q, k, v)` (see `attention.rs` here). What stays float is reported with the reason. Lossy: this is where precision is given up.
 
 use super::activations::{Codes, activation_codes, describe};
-use super::{MAX_INNER, const_matrix, is_f32, member};
+use super::{MAX_INNER, attention, const_matrix, is_f32, member};
 use crate::pass::{Effect, LayerReport, Pass, PassCx, Phases, edit_diag};
 use crate::scheme::{Activations, LayerScheme, Quantized, Scheme, WeightScales};
 use rsqc_ir::diag::Diag;
@@ -48,7 +48,8 @@ impl Pass for InsertFakeQuant {
             .topo_order()
             .map_err(|n| edit_diag(rsqc_ir::EditError::Cycle(n.0)))?;
         for id in order {
-            let Some(site) = site(m, id) else {
+            let told = |s: &Site| s.kind != Kind::Attention || self.scheme.uses("attn8");
+            let Some(site) = site(m, id).filter(told) else {
                 r.copy(m, id);
                 continue;
             };
@@ -68,9 +69,15 @@ impl Pass for InsertFakeQuant {
                 {
                     Err("convolutions have no kernel for codes of weights alone".to_string())
                 }
+                (LayerScheme::Quantized(q), None)
+                    if site.kind == Kind::Attention && q.method("attn8").is_none() =>
+                {
+                    Err("products of activations stay float without `attn8`".to_string())
+                }
                 (LayerScheme::Quantized(q), None) => Ok(q),
             };
             match &verdict {
+                Ok(q) if site.kind == Kind::Attention => attention::quantize(m, &mut r, node, q)?,
                 Ok(q) => quantize(m, &mut r, &mut fakes, node, &site, q)?,
                 Err(_) => r.copy(m, id),
             }
@@ -110,6 +117,7 @@ enum Kind {
     Linear,
     Conv,
     Table,
+    Attention,
     Other,
 }
 
@@ -143,7 +151,7 @@ fn const_bytes(m: &Module, v: Option<ValueId>) -> u64 {
 
 /// Whether a scheme can quantize the activations of this layer.
 pub(crate) fn is_quantizable(m: &Module, id: NodeId) -> bool {
-    site(m, id).is_some_and(|s| s.kind != Kind::Table && s.refused.is_none())
+    site(m, id).is_some_and(|s| !matches!(s.kind, Kind::Table | Kind::Attention) && s.refused.is_none())
 }
 
 /// What the scheme may decide about this node, if anything.
@@ -153,6 +161,11 @@ fn site(m: &Module, id: NodeId) -> Option<Site> {
         Op::MatMul(_) => Some(linear(m, n)),
         Op::Gather(g) if g.axis == 0 => table(m, n),
         Op::Conv(_) => Some(conv(m, n)),
+        Op::Attention(_) => Some(Site {
+            kind: Kind::Attention,
+            bytes: (0, 0),
+            refused: attention::refusal(m, n),
+        }),
         _ => None,
     }
 }
@@ -265,7 +278,7 @@ fn quantize(
             [x, Some(Codes::weight(weight))]
         }
         Kind::Table => [Some(Codes::weight(Granularity::Token)), None],
-        Kind::Other => [None, None],
+        Kind::Attention | Kind::Other => [None, None],
     };
     let mut ins = Vec::new();
     for (i, c) in codes.into_iter().enumerate() {
@@ -326,6 +339,7 @@ fn report(m: &Module, n: &Node, site: &Site, verdict: Result<&Quantized, String>
             "symmetric codes with one scale a row, dequantized on gather".to_string(),
             site.bytes.1,
         ),
+        Ok(q) if site.kind == Kind::Attention => (q.to_string(), attention::describe(q), 0),
         Ok(q) => {
             let x = n
                 .input(0)

@@ -1,6 +1,7 @@
 //! Methods: what decides how layers are quantized. One file a method.
 
 mod activations;
+mod attention;
 mod insert_fake_quant;
 mod smoothquant;
 

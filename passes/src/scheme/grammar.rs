@@ -330,8 +330,11 @@ mod tests {
             let layer = Spec::parse(t).and_then(|s| s.resolve()).expect(t);
             assert_eq!(layer.to_string(), want);
         }
-        let with_alias = Spec::parse("int8+attn8").expect("an alias and a method");
-        assert_eq!(with_alias.methods[0].name, "attn8");
+        let with_alias = Spec::parse("int8+attn8").and_then(|s| s.resolve());
+        assert_eq!(
+            with_alias.expect("an alias and a method").to_string(),
+            "w8a8+attn8"
+        );
         let o3 = Spec::parse("smoothquant-o3+percentile:p=99").expect("an alias and a calibrator");
         assert!(o3.has("static") && o3.has("wtensor"));
         assert_eq!(o3.methods.len(), 2);
@@ -345,7 +348,6 @@ mod tests {
             "w8a8kv8-tensor",
             "fp8",
             "nf4a16",
-            "w8a8+attn8",
         ] {
             let e = Spec::parse(t).and_then(|s| s.resolve()).expect_err("not yet");
             assert_eq!(e.blame, Blame::Unsupported, "{t}");
@@ -390,6 +392,8 @@ mod tests {
             ("w8a8+smoothquant:alpha=much", "cannot be `much`"),
             ("w8a8+smoothquant:sites=1", "cannot be `1`"),
             ("w8a16+smoothquant", "stay float"),
+            ("w8a16+attn8", "stay float"),
+            ("w8a8+attn8:bits=4", "has no parameter `bits`"),
         ] {
             let e = Spec::parse(t).expect_err(t);
             assert_eq!(e.blame, Blame::User, "{t}");

@@ -64,8 +64,9 @@ fn activations(s: &Spec) -> Result<(), Diag> {
         let word = ["static", "tensor", "token", "sym", "asym"]
             .into_iter()
             .find(|w| s.has(w));
-        let smooth = s.methods.iter().map(|m| m.name).find(|n| *n == "smoothquant");
-        if let Some(w) = word.or(calibrators.first().copied()).or(smooth) {
+        let mut methods = s.methods.iter().map(|m| m.name);
+        let method = methods.find(|n| ["smoothquant", "attn8"].contains(n));
+        if let Some(w) = word.or(calibrators.first().copied()).or(method) {
             return no(
                 format!("`{w}` is about activation codes, but 16-bit activations stay float"),
                 "use a base with 8-bit activations, such as w8a8",

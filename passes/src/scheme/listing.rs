@@ -222,13 +222,13 @@ pub(super) const METHODS: &[SchemeInfo] = &[
         "samples",
         "",
     )),
-    row(
+    supported(row(
         Method,
         "attn8",
-        "int8 products of activations inside attention",
+        "int8 products inside attention: queries and keys one scale a token and head, values one a channel and 256 keys, weights in steps of 1/255; static: one scale a tensor",
         "none",
         "",
-    ),
+    )),
     supported(row(
         Method,
         "smoothquant",

@@ -65,6 +65,13 @@ impl Scheme {
         self.default == LayerScheme::Float && self.overrides.iter().all(|o| o.scheme == LayerScheme::Float)
     }
 
+    /// Whether any layer may use the method of this name.
+    pub fn uses(&self, method: &str) -> bool {
+        let all = std::iter::once(&self.default).chain(self.overrides.iter().map(|o| &o.scheme));
+        all.filter_map(LayerScheme::quantized)
+            .any(|q| q.method(method).is_some())
+    }
+
     /// Why samples are needed, as the part of the scheme that asks for them; `None` if no layer can need any.
     pub fn needs_samples(&self) -> Option<String> {
         let all = std::iter::once(&self.default).chain(self.overrides.iter().map(|o| &o.scheme));

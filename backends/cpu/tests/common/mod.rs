@@ -1,6 +1,8 @@
 //! Loads a blob into executable memory and calls its kernels.
 #![allow(unsafe_code, dead_code)]
 
+pub mod attention;
+pub mod codes;
 pub mod guarded;
 pub mod kernel;
 pub mod naive;

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use rsqc_backend::KernelSpec;
-use rsqc_ir::region::{Access, Anchor, AxisKind};
+use rsqc_ir::region::{Access, Anchor, AxisKind, Products};
 use rsqc_ir::scalar::{Body, Pred, ReduceKind, ScalarConst, ScalarOp, Stmt};
 use rsqc_ir::{Dim, ScalarType};
 use std::cell::RefCell;
@@ -293,7 +293,7 @@ impl Naive<'_> {
         Value::load(ty, &self.inputs[n as usize], self.address(access, at))
     }
 
-    fn extent(&self, axis: usize) -> i64 {
+    pub(super) fn extent(&self, axis: usize) -> i64 {
         (self.dim)(&self.spec.region.axes[axis].extent)
     }
 
@@ -340,6 +340,7 @@ impl Naive<'_> {
                     Value::of_int(*acc, exact)
                 }
             }
+            Anchor::Attention(a) if a.products != Products::Float => self.attention_of_codes(at),
             Anchor::Attention(_) => self.attention(at),
         }
     }
@@ -397,7 +398,7 @@ impl Naive<'_> {
     }
 
     /// All statements of a body without reductions at one point.
-    fn evaluate(&self, body: &Body, at: &[i64], anchor: Value) -> Vec<Value> {
+    pub(super) fn evaluate(&self, body: &Body, at: &[i64], anchor: Value) -> Vec<Value> {
         let mut env: Vec<Value> = Vec::new();
         for s in &body.stmts {
             env.push(self.leaf(&s.op, at, &|| anchor).unwrap_or_else(|| {

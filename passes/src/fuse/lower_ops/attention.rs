@@ -1,12 +1,13 @@
 //! Attention: one anchored region over (batch, query | head, channel | key, inner). The score body applies scale, mask
 //! and causal bound to the raw product. Grouped heads split the head axis into (group, head of the group), so that keys
-//! and values are read with stride 0 along the second.
+//! and values are read with stride 0 along the second. Whether products are of floats or of codes is the anchor's affair;
+//! static scales become operands that are read at one place.
 
 use super::LowerCx;
 use crate::fuse::builder::{RegionBuilder, broadcast_strides};
 use rsqc_ir::diag::Diag;
 use rsqc_ir::ops::nn::Attention as AttentionOp;
-use rsqc_ir::region::{Access, Anchor, Attention};
+use rsqc_ir::region::{Access, Anchor, Attention, Products};
 use rsqc_ir::scalar::{Body, BodyBuilder, Pred};
 use rsqc_ir::{Dim, ScalarType, TensorType, ValueId};
 
@@ -28,7 +29,8 @@ fn heads(ax: &Axes, s: &Dim, shared: bool) -> Vec<(u32, Dim)> {
     }
 }
 
-pub(super) fn attention(cx: &mut LowerCx<'_>, o: &AttentionOp) -> Result<Vec<ValueId>, Diag> {
+/// Attention, over codes if `coded`.
+pub(super) fn attention(cx: &mut LowerCx<'_>, o: &AttentionOp, coded: bool) -> Result<Vec<ValueId>, Diag> {
     let ((q, qt), (k, kt), (v, vt)) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
     let mask = cx.optional(3);
     let out = cx.result(0);
@@ -89,12 +91,25 @@ pub(super) fn attention(cx: &mut LowerCx<'_>, o: &AttentionOp) -> Result<Vec<Val
         (b.operand(m, at), mt.storage())
     });
     let score = score_body(o, mask, ax.key).map_err(|e| cx.bug(e))?;
+    let products = if coded {
+        let mut scale = |i: usize| cx.optional(i).map(|(s, _)| b.operand(s, Access::scalar()));
+        let scales = [scale(4), scale(5), scale(6)];
+        Products::Int8 {
+            scales: match scales {
+                [Some(q), Some(k), Some(v)] => Some([q, k, v]),
+                _ => None,
+            },
+        }
+    } else {
+        Products::Float
+    };
     b.anchor(Anchor::Attention(Box::new(Attention {
         q: qa,
         k: ka,
         v: va,
         key: ax.key,
         inner: ax.inner,
+        products,
         score,
         empty_row: o.empty_row,
     })));

@@ -247,18 +247,8 @@ fn summary(
 ) -> Result<(), Failure> {
     let size = |p: &Path| std::fs::metadata(p).map_or(0, |m| m.len());
     let (before, after) = (size(&a.model), size(out));
-    let quantized = c
-        .report
-        .layers
-        .iter()
-        .filter(|l| l.bytes_after < l.bytes_before)
-        .count();
-    let float: Vec<_> = c
-        .report
-        .layers
-        .iter()
-        .filter(|l| l.bytes_after >= l.bytes_before)
-        .collect();
+    let float: Vec<_> = c.report.layers.iter().filter(|l| l.scheme == "float").collect();
+    let quantized = c.report.layers.len() - float.len();
     let steps = c.manifest.blocks.iter().map(|b| b.steps.len()).sum::<usize>();
     let total: f64 = times.iter().map(|t| t.1.as_secs_f64()).sum();
     if a.json {
@@ -315,13 +305,17 @@ fn summary(
 
 /// How many layers have static scales, from how many samples, and which one clips most.
 fn calibration_line(layers: &[LayerReport]) -> Option<String> {
-    let value =
-        |l: &'_ LayerReport, key: &str| l.extra.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
-    let all: Vec<(&LayerReport, f64)> = layers
-        .iter()
-        .filter_map(|l| Some((l, value(l, "clipped")?.parse().ok()?)))
-        .collect();
-    let samples = value(all.first()?.0, "samples")?;
+    // Attention says it of queries, keys and values apart: `q.clipped`.
+    let values = |l: &LayerReport, key: &str| -> Vec<String> {
+        let named = l.extra.iter().filter(|(k, _)| k.rsplit('.').next() == Some(key));
+        named.map(|(_, v)| v.clone()).collect()
+    };
+    let clipped = |l: &LayerReport| -> Option<f64> {
+        let shares = values(l, "clipped").into_iter().filter_map(|v| v.parse().ok());
+        shares.reduce(f64::max)
+    };
+    let all: Vec<(&LayerReport, f64)> = layers.iter().filter_map(|l| Some((l, clipped(l)?))).collect();
+    let samples = values(all.first()?.0, "samples").into_iter().next()?;
     let most = all.iter().fold(all[0], |m, x| if x.1 > m.1 { *x } else { m });
     let clipped = if most.1 > 0.0 {
         format!("{} clips most: {:.3e} of its values", most.0.node, most.1)

@@ -11,9 +11,11 @@
 //! over these rows as in any row kernel, so that a quantizer with a scale a token sees whole rows.
 //!
 //! Sums over keys have one order, given by the number of keys: blocks in order, 16 interleaved partials for the sum of
-//! weights. Only the two products use fused arithmetic. (Online softmax: Milakov and Gimelshein 2018; tiling as in
+//! weights. Only the two products use fused arithmetic; where they multiply 8-bit codes ([`int8`]), all is exact or in one
+//! order and every level gives the same bits. (Online softmax: Milakov and Gimelshein 2018; tiling as in
 //! FlashAttention, Dao et al. 2022.)
 
+mod int8;
 mod pack;
 mod softmax;
 mod tile;
@@ -22,15 +24,18 @@ use super::access::{Cx, Index, Point, moves};
 use super::rows::{self, Place, RowCode, RowPlan};
 use crate::llvm::{Elem, Emit, Int, IntCmp, Lanes, Ptr};
 use crate::pack::PANEL;
+use int8::Coded;
 use pack::{ROW, Source, address, copy_run, is_plain, pack, step};
 use rsqc_backend::{KernelSpec, Params};
 use rsqc_ir::Dim;
-use rsqc_ir::region::{Anchor, Attention, Region};
+use rsqc_ir::eval::attention8;
+use rsqc_ir::region::{Anchor, Attention, Products, Region};
 use std::cell::Cell;
 use tile::{Left, ROWS, Right, Sums};
 
-/// Keys of a block: packed keys, values and scores of a block stay in the second-level cache.
-const KEYS: i64 = 256;
+/// Keys of a block: packed keys, values and scores of a block stay in the second-level cache. Over codes the number is part
+/// of what attention means.
+const KEYS: i64 = attention8::KEYS as i64;
 
 /// Floats of a row of scores: not a power of two, so that rows do not fall on the same cache sets.
 const SCORE_ROW: i64 = KEYS + 16;
@@ -53,6 +58,8 @@ pub struct AttentionKernel {
     channel: u32,
     /// Number of the parameter that gives the query rows of a tile.
     block_param: u32,
+    /// Whether products are of codes.
+    coded: bool,
 }
 
 /// What else a launch needs.
@@ -94,6 +101,7 @@ impl AttentionKernel {
             heads: r.row().filter(|x| *x != channel).collect(),
             channel,
             block_param: Params::of(spec).dims().len() as u32,
+            coded: a.products != Products::Float,
         })
     }
 
@@ -103,17 +111,21 @@ impl AttentionKernel {
         let a = anchor(r);
         let extent = |axis: u32| r.axes[axis as usize].extent.clone();
         let rows = self.queries.map_or(Dim::one(), extent);
-        let six = Dim::from(i64::from(ROWS));
-        let share = rows.ceil_div(&Dim::from(4i64)).ceil_div(&six) * six.clone();
-        let block = share.smaller(&Dim::from(QUERIES)).larger(&six);
+        let (step, most) = if self.coded {
+            (int8::ROW_STEP, int8::QUERIES)
+        } else {
+            (i64::from(ROWS), QUERIES)
+        };
+        let step = Dim::from(step);
+        let share = rows.ceil_div(&Dim::from(4i64)).ceil_div(&step) * step.clone();
+        let block = share.smaller(&Dim::from(most)).larger(&step);
         let batch: Dim = self.batch.iter().map(|x| extent(*x)).product();
         let plan = RowPlan::new(r, 1);
-        let layout = Layout::dims(
-            &block,
-            &extent(a.inner),
-            &extent(self.channel),
-            &r.extent(r.row()),
-        );
+        let (inner, channels) = (extent(a.inner), extent(self.channel));
+        let mut layout = Layout::dims(&block, &inner, &channels, &r.extent(r.row()));
+        if self.coded {
+            layout.extend(int8::dims(&block, &inner, &channels));
+        }
         let floats: Dim = layout.into_iter().sum();
         let scratch = floats * Dim::from(4i64) + rows::kept_bytes(&plan, r);
         Sizes {
@@ -137,7 +149,11 @@ impl AttentionKernel {
             .map(|x| cx.extent(x))
             .reduce(|x, y| e.mul(x, y))
             .unwrap_or(one);
-        let layout = Layout::new(e, block, cx.extent(a.inner), cx.extent(self.channel), row);
+        let inner = cx.extent(a.inner);
+        let next = Cell::new(e.scratch());
+        let mut layout = Layout::new(e, &next, block, (inner, cx.extent(self.channel)), row);
+        let coded = Coded::new(&cx, &next, block, (inner, self.channel), a.products);
+        layout.kept = next.get();
         let plan = RowPlan::new(&spec.region, 1);
         e.for_range(e.tile_begin(), e.tile_end(), one, |tile| {
             let mut at = Point::new(spec.region.axes.len());
@@ -153,6 +169,7 @@ impl AttentionKernel {
                 kernel: self,
                 a,
                 layout: &layout,
+                coded: coded.as_ref(),
                 at,
                 first,
                 count,
@@ -205,11 +222,17 @@ impl<'c> Layout<'c> {
         ]
     }
 
-    fn new(e: &Emit<'c>, block: Int<'c>, inner: Int<'c>, channels: Int<'c>, row: Int<'c>) -> Self {
+    /// The parts from `next` on, which is moved behind them.
+    fn new(
+        e: &Emit<'c>,
+        next: &Cell<Ptr<'c>>,
+        block: Int<'c>,
+        (inner, channels): (Int<'c>, Int<'c>),
+        row: Int<'c>,
+    ) -> Self {
         let panel = PANEL as i64;
         let up = |d: Int<'c>| e.and(e.add(d, e.i64(panel - 1)), e.i64(-panel));
         let row = e.add(up(row), e.i64(panel));
-        let next = Cell::new(e.scratch());
         let part = |floats: Int<'c>| next.replace(e.at_index(next.get(), floats, 4));
         let (head, query) = (up(channels), up(inner));
         let sixteen = e.mul(block, e.i64(16));
@@ -237,6 +260,8 @@ struct Code<'x, 'a, 'c> {
     kernel: &'x AttentionKernel,
     a: &'x Attention,
     layout: &'x Layout<'c>,
+    /// What products of codes need besides.
+    coded: Option<&'x Coded<'c>>,
     /// Indices of the batch axes.
     at: Point<'c>,
     /// First query row of the block.
@@ -293,18 +318,26 @@ impl<'c> Code<'_, '_, 'c> {
             e.for_range(zero, l.head, by, |c| {
                 e.store_aligned(floats(0.0), self.cell(l.head_out, row, l.head, c), 64);
             });
-            if !is_plain(cx, self.a.q) {
+            if self.coded.is_none() && !is_plain(cx, self.a.q) {
                 let here = self.query(at, row);
                 let run = (self.a.inner, zero, cx.extent(self.a.inner));
                 copy_run(cx, self.a.q, &here, run, self.cell(l.queries, row, l.query, zero));
             }
         });
+        if let Some(coded) = self.coded {
+            self.code_queries(coded, at);
+        }
         let keys = cx.extent(self.a.key);
         e.for_range(zero, keys, e.i64(KEYS), |t| {
             let count = e.imin(e.sub(keys, t), e.i64(KEYS));
-            self.scores(at, (t, count));
-            self.softmax(at, (t, count));
-            self.weigh(at, (t, count));
+            match self.coded {
+                Some(coded) => self.coded_block(coded, at, (t, count)),
+                None => {
+                    self.scores(at, (t, count));
+                    self.softmax(at, (t, count));
+                    self.weigh(at, (t, count));
+                }
+            }
         });
         self.finish_head(number);
     }

@@ -4,22 +4,10 @@ use super::{Code, SCORE_ROW};
 use crate::kernels::access::{Cx, Index, Point, moves};
 use crate::kernels::body::{LANES, combine, finish_reduce, lanes, widen};
 use crate::kernels::rows::{Env, Place, evaluate, evaluate_together};
-use crate::llvm::{Any, Elem, Float, FloatCmp, Int, IntCmp, Lanes, Vector};
+use crate::llvm::{Any, Elem, Float, FloatCmp, Int, IntCmp, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::ops::nn::EmptyRow;
-use rsqc_ir::scalar::{Body, BodyBuilder, ReduceKind, ScalarOp, expand};
-
-/// `exp` as a body of primitive ops whose one anchor is the argument; its last statement is the result.
-pub fn exponential() -> Body {
-    let mut b = BodyBuilder::new();
-    let x = b.anchor(ScalarType::F32);
-    let y = b.exp(x);
-    let mut roots = [y];
-    let mut body = expand(b.body(), &mut roots);
-    body.simplify(&mut roots);
-    body.stmts.truncate(roots[0].index() + 1);
-    body
-}
+use rsqc_ir::scalar::{Body, ReduceKind, ScalarOp, exponential};
 
 /// Rows whose exponentials are computed together: the steps of one depend on each other, so that a core would wait most
 /// of the time.
@@ -40,12 +28,14 @@ impl<'c> Code<'_, '_, 'c> {
     pub(super) fn softmax(&self, at: &Point<'c>, (t, count): (Int<'c>, Int<'c>)) {
         let e = self.cx.e;
         let exp = exponential();
-        let one = e.i64(1);
+        let vector = e.vector_type(Elem::F32, LANES);
+        let raw = |cell, _| e.load_aligned(vector, cell, 64).into_vector_value();
         let rows = |first: Int<'c>, number: usize| {
             let starts: Vec<RowStart<'c>> = (0..number)
                 .map(|n| {
                     let row = e.add(first, e.i64(n as i64));
-                    let max = self.score_row(&self.query(at, row), row, (t, count));
+                    let cell = |i| self.cell(self.layout.scores, row, e.i64(SCORE_ROW), i);
+                    let max = self.score_row(&self.query(at, row), (t, count), &cell, &raw);
                     self.start_row(&exp, row, t, max)
                 })
                 .collect();
@@ -56,12 +46,19 @@ impl<'c> Code<'_, '_, 'c> {
         }
         let pairs = e.and(self.count, e.i64(-(TOGETHER as i64)));
         e.for_range(e.i64(0), pairs, e.i64(TOGETHER as i64), |row| rows(row, TOGETHER));
-        e.for_range(pairs, self.count, one, |row| rows(row, 1));
+        e.for_range(pairs, self.count, e.i64(1), |row| rows(row, 1));
     }
 
-    /// Runs the score body along a row; gives the row's maximum, one lane.
-    fn score_row(&self, at: &Point<'c>, row: Int<'c>, (t, count): (Int<'c>, Int<'c>)) -> Vector<'c> {
-        let (cx, e, l) = (self.cx, self.cx.e, self.layout);
+    /// Runs the score body along a row, whose sixteen scores from `i` on go to `cell(i)` and come of `raw(cell(i), i)`;
+    /// gives the row's maximum, one lane.
+    pub(super) fn score_row(
+        &self,
+        at: &Point<'c>,
+        (t, count): (Int<'c>, Int<'c>),
+        cell: &dyn Fn(Int<'c>) -> Ptr<'c>,
+        raw: &dyn Fn(Ptr<'c>, Int<'c>) -> Vector<'c>,
+    ) -> Vector<'c> {
+        let (cx, e) = (self.cx, self.cx.e);
         let body = &self.a.score;
         let zero = e.i64(0);
         let varies = body.varying(&|op| match op {
@@ -79,13 +76,12 @@ impl<'c> Code<'_, '_, 'c> {
             panic!("the score varies with the key")
         });
         let lowest = e.f32s(f32::NEG_INFINITY, LANES);
-        let vector = e.vector_type(Elem::F32, LANES);
         let step = |i: Int<'c>, carried: &[Any<'c>], part: Lanes<'c>| {
-            let cell = self.cell(l.scores, row, e.i64(SCORE_ROW), i);
+            let cell = cell(i);
             let mut here = at.with(self.a.key, Index::Run(e.add(t, i)));
             here.part = part;
             let place = Place { at: here, element: i };
-            let raw = e.load_aligned(vector, cell, 64).into_vector_value();
+            let raw = raw(cell, i);
             let mut env = env.clone();
             evaluate(cx, body, &varying, &mut env, &place, &|_, _| raw);
             let score = env
@@ -125,8 +121,7 @@ impl<'c> Code<'_, '_, 'c> {
         // Before the first block there is nothing to scale.
         let alpha = e.var(e.f32s(0.0, 1));
         e.when(e.icmp(IntCmp::SGT, t, zero), || {
-            let factor = self.exp(exp, vec![e.fsub(old, shift)]);
-            e.set(alpha, factor[0])
+            e.set(alpha, self.exp(exp, e.fsub(old, shift)))
         });
         let alpha: Vector<'c> = e.get(alpha);
         e.store_aligned(max, max_cell, 4);
@@ -158,7 +153,7 @@ impl<'c> Code<'_, '_, 'c> {
                 let score = e.load_aligned(vector, *cell, 64).into_vector_value();
                 e.fsub(score, r.shift)
             });
-            let weights = self.exp(exp, arguments.collect());
+            let weights = self.exp_together(exp, arguments.collect());
             for (cell, weight) in cells.iter().zip(&weights) {
                 e.store_aligned(*weight, *cell, 64);
             }
@@ -172,8 +167,13 @@ impl<'c> Code<'_, '_, 'c> {
         }
     }
 
-    /// Exponentials, computed together.
-    fn exp(&self, body: &Body, x: Vec<Vector<'c>>) -> Vec<Vector<'c>> {
+    /// `e^x`, lane by lane.
+    pub(super) fn exp(&self, body: &Body, x: Vector<'c>) -> Vector<'c> {
+        self.exp_together(body, vec![x])[0]
+    }
+
+    /// The same of several vectors at once.
+    fn exp_together(&self, body: &Body, x: Vec<Vector<'c>>) -> Vec<Vector<'c>> {
         let e = self.cx.e;
         let all: Vec<usize> = (0..body.stmts.len()).collect();
         let places: Vec<Place<'c>> = (0..x.len())

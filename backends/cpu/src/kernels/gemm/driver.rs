@@ -97,7 +97,7 @@ struct Driver<'a, 'c> {
 
 /// Where a block's operands are.
 #[derive(Clone, Copy)]
-pub(super) struct Operands<'c> {
+pub(crate) struct Operands<'c> {
     /// First row of A.
     pub a: Ptr<'c>,
     /// Bytes a row of A.

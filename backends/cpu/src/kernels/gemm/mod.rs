@@ -47,8 +47,10 @@ mod driver;
 mod panel;
 mod tile;
 
+pub(crate) use driver::Operands;
 pub use driver::emit_gemm;
 pub(crate) use panel::pack_panel;
+pub(crate) use tile::Tile;
 
 use crate::level::{Level, LevelFacts};
 use crate::llvm::{Emit, Int, Lanes, Ptr, Vector};

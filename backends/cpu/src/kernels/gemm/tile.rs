@@ -70,14 +70,14 @@ impl Routine for TileRoutine {
 }
 
 /// A tile that can be called.
-pub(super) struct Tile<'c>(Subroutine<'c>);
+pub(crate) struct Tile<'c>(Subroutine<'c>);
 
 /// Segments of the reduction: extent and stride of A (in bytes) of each axis that counts them, outermost first.
-pub(super) type Segments<'c> = Vec<(Int<'c>, Int<'c>)>;
+pub(crate) type Segments<'c> = Vec<(Int<'c>, Int<'c>)>;
 
 impl<'c> Tile<'c> {
     /// The tile of this shape, with so many segment axes.
-    pub(super) fn new(e: &Emit<'c>, product: Product, shape: TileShape, segment_axes: u32) -> Tile<'c> {
+    pub(crate) fn new(e: &Emit<'c>, product: Product, shape: TileShape, segment_axes: u32) -> Tile<'c> {
         Tile(e.routine(Arc::new(TileRoutine {
             product,
             shape,
@@ -87,7 +87,7 @@ impl<'c> Tile<'c> {
 
     /// Runs it on a reduction of length `k` in each segment: the sums go to `sums`, and what lies at `ahead`, one line a
     /// step along K, comes closer meanwhile.
-    pub(super) fn call(
+    pub(crate) fn call(
         &self,
         e: &Emit<'c>,
         o: Operands<'c>,
