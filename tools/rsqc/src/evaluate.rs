@@ -2,10 +2,11 @@
 
 use crate::data::Array;
 use crate::data::npz::Npz;
+use crate::data::tokens;
 use crate::error::Failure;
 use crate::metrics::{cosine, log_softmax, max_abs_diff, snr_db, spearman, top};
 use crate::program::Program;
-use rsqc_onnx::error::escape_path;
+use rsqc_onnx::error::{escape, escape_path};
 use std::path::Path;
 
 /// What `rsqc eval` measures.
@@ -68,12 +69,34 @@ impl EvalData {
     /// Arrays for the model's inputs under `prefix`, cut to the limit, and their number of samples.
     fn inputs(&mut self, model: &dyn Program, prefix: &str) -> Result<(Vec<Array>, usize), Failure> {
         let mut arrays = Vec::new();
+        let mut filled = Vec::new();
+        let ids_spec = model.inputs().iter().find(|s| s.name == tokens::IDS);
         for s in model.inputs() {
-            let a = self.array(&format!("{prefix}{}", s.name))?;
+            let name = format!("{prefix}{}", s.name);
+            let given = self.npz.contains(&name);
+            let ids_name = format!("{prefix}{}", tokens::IDS);
+            let made = match ids_spec.filter(|_| !given && self.npz.contains(&ids_name)) {
+                Some(spec) => tokens::beside_ids(s, spec, &self.npz.read(&ids_name)?),
+                None => None,
+            };
+            filled.extend(made.as_ref().map(|_| s.name.as_str()));
+            let a = made.map_or_else(|| self.array(&name), Ok)?;
             if a.shape.is_empty() {
                 return Err(self.fail(format!("array `{prefix}{}` has no sample axis", s.name)));
             }
             arrays.push(a);
+        }
+        if let [first, rest @ ..] = filled.as_slice() {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            let file = escape_path(self.npz.path());
+            eprintln!(
+                "note: {file}: has no {}{more}: made for whole sequences of {}",
+                escape(first),
+                tokens::IDS
+            );
         }
         let n = arrays.first().map_or(0, |a| a.shape[0]);
         if arrays.iter().any(|a| a.shape[0] != n) {

@@ -9,6 +9,7 @@ pub mod npy;
 pub mod npz;
 mod reader;
 pub mod text;
+pub mod tokens;
 
 use std::path::Path;
 

@@ -20,6 +20,7 @@ use tokenizers::{PostProcessor, TruncationDirection};
 
 use super::calib::Sample;
 use super::inputs::Spec;
+use super::tokens::IDS;
 use super::{Array, DataError};
 
 /// Most tokens of a sample, where neither model nor tokenizer have fewer.
@@ -28,9 +29,6 @@ const DEFAULT_LENGTH: usize = 512;
 /// Most bytes of a line, and of a tokenizer's file.
 const MAX_LINE: u64 = 16 << 20;
 const MAX_TOKENIZER: usize = 256 << 20;
-
-/// The input that token ids go to.
-const IDS: &str = "input_ids";
 
 /// What a model can take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
