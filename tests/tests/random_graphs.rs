@@ -4,15 +4,21 @@
 //! unless it holds float products, whose order of additions belongs to the target; those stay within a tolerance. Float
 //! modules are compared with the evaluator on the module as it was before any pass, too. Two threads must give the bits of one.
 
+use rsqc_cpu::Cpu;
 use rsqc_ir::eval::{Executor, ReferenceExecutor, Tensor};
 use rsqc_ir::region::{Anchor, Products};
 use rsqc_ir::{Module, Op, ScalarType, Symbol};
 use rsqc_tests::random::{self, Options};
-use rsqc_tests::run::{compile, levels, load, lower_on, options, relative_difference, run, same_bits};
+use rsqc_tests::run::{
+    compile, compile_by, levels, load, lower_on, options, relative_difference, run, same_bits,
+};
 use std::collections::BTreeSet;
 
 /// Graphs a test; eight tests make the total.
 const GRAPHS: u64 = 250;
+
+/// Every so many graphs one is compiled by a backend that has generated nothing yet, too.
+const FRESH: u64 = 50;
 
 /// Float products in another order.
 const FLOAT_TOLERANCE: f64 = 2e-5;
@@ -78,6 +84,13 @@ fn check(seed: u64, scheme: &str) -> Vec<String> {
         panic!("seed {seed} {scheme}: {e}");
     }
     let compiled = compile(&lowered, &o).unwrap_or_else(|e| panic!("seed {seed} {scheme}: {e}"));
+    if seed.is_multiple_of(FRESH) {
+        let fresh = compile_by(&lowered, &o, &Cpu::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        assert_eq!(
+            compiled.code, fresh.code,
+            "seed {seed} {scheme}: code depends on what was compiled before"
+        );
+    }
     let models: Vec<_> = levels.iter().map(|l| (*l, load(&compiled, *l))).collect();
     for (b, s) in [(2, 3), ((seed % 8) as i64, (seed / 8 % 8) as i64)] {
         let value = |n: &Symbol| Some(if n.name() == "b" { b } else { s });

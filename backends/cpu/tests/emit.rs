@@ -4,9 +4,10 @@ mod common;
 
 use common::{Random, build};
 use rsqc_cpu::level::{Level, host_levels};
-use rsqc_cpu::llvm::{Elem, Emit, Lanes, Output, Vector, Worker};
-use rsqc_cpu::relocate::{RelocateError, merge};
+use rsqc_cpu::llvm::{Any, Elem, Emit, Lanes, Output, Parameter, Routine, Vector, Worker};
+use rsqc_cpu::relocate::{RelocateError, merge, merge_with};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// out[i] = f(x[i]) for params[0] floats, in vectors of 16 with a partial last one.
 fn map_kernel<'c>(e: &Emit<'c>, f: &dyn Fn(&Emit<'c>, Vector<'c>) -> Vector<'c>) {
@@ -183,6 +184,54 @@ fn libcalls_are_refused_by_name() {
     match merge(&objects) {
         Err(RelocateError::Undefined { kernel, symbol }) => {
             assert_eq!((kernel.as_str(), symbol.as_str()), ("wave", "sinf"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Stores its second argument where the first one points.
+struct Put;
+
+impl Routine for Put {
+    fn symbol(&self) -> String {
+        "subroutine_put".into()
+    }
+    fn parameters(&self) -> Vec<Parameter> {
+        vec![Parameter::Ptr, Parameter::Int]
+    }
+    fn emit<'c>(&self, e: &Emit<'c>, arguments: &[Any<'c>]) {
+        e.store_scalar(arguments[1], arguments[0].into_pointer_value());
+    }
+}
+
+#[test]
+fn a_routine_stands_once_a_level() {
+    let worker = Worker::new().expect("llvm has x86");
+    let object = |e| worker.finish(e, Output::Object).expect("a kernel");
+    let key = |name: &str, level| (name.to_owned(), level);
+    let mut kernels = BTreeMap::new();
+    let mut routines = BTreeMap::new();
+    for level in [Level::Portable, Level::Avx2] {
+        for (name, value) in [("one", 1), ("two", 2)] {
+            let e = worker.kernel_alone(level);
+            let put = e.routine(Arc::new(Put));
+            e.call_subroutine(put, &[e.buf(0).into(), e.i64(value).into()]);
+            let called: Vec<String> = e.routines_outside().iter().map(|r| r.symbol()).collect();
+            assert_eq!(called, ["subroutine_put"]);
+            kernels.insert(key(name, level), object(e));
+        }
+        routines.insert(key("subroutine_put", level), object(worker.routine(level, &Put)));
+    }
+    let blob = merge_with(&kernels, &routines).expect("everything is there");
+    // Both levels store a number with the same instruction, so that everything stands once: routine, one, two.
+    assert_eq!(blob.entries[&key("one", Level::Portable)], 64);
+    assert_eq!(blob.entries[&key("one", Level::Avx2)], 64);
+    assert_eq!(blob.entries[&key("two", Level::Avx2)], 128);
+    // The routines of another level are no substitute.
+    routines.remove(&key("subroutine_put", Level::Avx2));
+    match merge_with(&kernels, &routines) {
+        Err(RelocateError::Undefined { kernel, symbol }) => {
+            assert_eq!((kernel.as_str(), symbol.as_str()), ("one", "subroutine_put"));
         }
         other => panic!("{other:?}"),
     }
