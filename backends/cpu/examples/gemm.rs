@@ -10,11 +10,13 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod peak;
 
-use common::{Loaded, build};
+use common::build;
+use peak::Peak;
 use rsqc_cpu::kernels::gemm::{Blocking, Epilogue, Gemm, Piece, Product, emit_gemm, param};
-use rsqc_cpu::level::{Level, LevelFacts, host_levels};
-use rsqc_cpu::llvm::{Any, Elem, Emit, Lanes, Output, Worker};
+use rsqc_cpu::level::{Level, host_levels};
+use rsqc_cpu::llvm::{Elem, Emit, Lanes, Output, Worker};
 use rsqc_cpu::pack::{self, Matrix};
 use std::time::{Duration, Instant};
 
@@ -44,42 +46,6 @@ fn gemm(product: Product) -> Gemm {
     }
 }
 
-/// `params[0]` rounds of twelve independent multiply-adds.
-fn peak_kernel<'c>(e: &Emit<'c>, product: Product) {
-    let elem = if product == Product::Int8 {
-        Elem::I32
-    } else {
-        Elem::F32
-    };
-    let lanes = e.level().lanes();
-    let ones = e.load(elem, lanes, e.buf(0), Lanes::All);
-    // Different starts: equal chains would be merged into one.
-    let start = |i: u32| {
-        e.load(elem, lanes, e.at_const(e.buf(0), i64::from(i) * 64), Lanes::All)
-            .into()
-    };
-    let starts: Vec<Any<'c>> = (0..12).map(start).collect();
-    let sums = e.fold(e.i64(0), e.param(0), e.i64(1), &starts, |_, sums| {
-        // Each sum depends on itself alone: twelve chains hide the latency.
-        let step = |sum: &Any<'c>| {
-            let sum = sum.into_vector_value();
-            if product == Product::Int8 {
-                e.dot_u8_s8(sum, ones, ones)
-            } else {
-                e.fma(ones, ones, sum)
-            }
-        };
-        sums.iter().map(|sum| step(sum).into()).collect()
-    });
-    for (i, sum) in sums.iter().enumerate() {
-        e.store(
-            sum.into_vector_value(),
-            e.at_const(e.buf(0), i as i64 * 64),
-            Lanes::All,
-        );
-    }
-}
-
 /// Shortest of many runs.
 fn time(mut run: impl FnMut()) -> Duration {
     let start = Instant::now();
@@ -90,24 +56,6 @@ fn time(mut run: impl FnMut()) -> Duration {
         best = best.min(begin.elapsed());
     }
     best
-}
-
-/// Multiply-adds a second of a register loop.
-fn peak(kernel: &Loaded, level: Level, product: Product) -> f64 {
-    let rounds = 100_000;
-    // Pairs of distinct floats near 1; subnormal ones would be slow.
-    let mut buffer: Vec<u64> = (0..96).map(|i| 0x3f80_0000_3f80_0000 + i).collect();
-    let took = time(|| {
-        kernel.call(
-            level,
-            &[buffer.as_mut_ptr().cast()],
-            &[rounds],
-            &mut [0; 16],
-            (0, 1),
-        );
-    });
-    let lanes = level.lanes() * if product == Product::Int8 { 4 } else { 1 };
-    12.0 * rounds as f64 * f64::from(lanes) / took.as_secs_f64()
 }
 
 fn bench(worker: &Worker, (m, n, k): (usize, usize, usize)) {
@@ -144,17 +92,15 @@ fn bench(worker: &Worker, (m, n, k): (usize, usize, usize)) {
             let bufs = [a.as_mut_ptr(), b[shift..].as_mut_ptr(), out.as_mut_ptr().cast()];
             let took = time(|| kernel.call(level, &bufs, &params, &mut [0; 16], (0, tiles)));
             let rate = (m * n * k) as f64 / took.as_secs_f64();
-            let has_peak = if product == Product::Int8 {
-                level.has_vnni()
+            let what = if product == Product::Int8 {
+                Peak::Int8
             } else {
-                level.has_fma()
+                Peak::F32
             };
-            let share = if has_peak {
-                let loops = worker_peak(worker, level, product);
-                format!("{:5.1} % of {:.0}", 100.0 * rate / loops, loops / 1e9)
-            } else {
-                String::new()
-            };
+            let peak = peak::measure(worker, level, what, Duration::from_millis(100));
+            let share = peak.map_or(String::new(), |peak| {
+                format!("{:5.1} % of {:.0}", 100.0 * rate / peak, peak / 1e9)
+            });
             println!(
                 "{product:?} {m}x{n}x{k} {level}: {:.1} us, {:.1} G mul-add/s {share}",
                 took.as_secs_f64() * 1e6,
@@ -162,11 +108,6 @@ fn bench(worker: &Worker, (m, n, k): (usize, usize, usize)) {
             );
         }
     }
-}
-
-fn worker_peak(worker: &Worker, level: Level, product: Product) -> f64 {
-    let kernel = common::build_levels(worker, &[level], |e| peak_kernel(e, product));
-    peak(&kernel, level, product)
 }
 
 fn main() {

@@ -12,8 +12,9 @@ use crate::llvm::Emit;
 use rsqc_backend::{KernelSpec, Launch, Params};
 use rsqc_ir::diag::{Blame, Diag};
 use rsqc_ir::quant::Granularity;
-use rsqc_ir::region::{Anchor, AxisKind, Products, Region};
+use rsqc_ir::region::{Access, Anchor, AxisKind, Products, Region};
 use rsqc_ir::{Dim, Elem, Layout, ScalarType, TensorType};
+use std::collections::BTreeSet;
 
 /// Changes whenever the code generated for an unchanged spec may change.
 const GENERATION: u32 = 3;
@@ -95,8 +96,7 @@ pub fn choose(spec: &KernelSpec) -> Result<Choice, Diag> {
     };
     let name = name(&spec, &what, &family);
     let macs = macs(&spec);
-    let all = spec.operands.iter().chain(&spec.results);
-    let bytes: Dim = all.map(TensorType::bytes).sum();
+    let bytes = bytes(&spec);
     let cost_ns = macs.floor_div(&Dim::from(64i64)) + bytes.floor_div(&Dim::from(8i64));
     let launch = Launch {
         kernel: name,
@@ -218,6 +218,35 @@ fn macs(spec: &KernelSpec) -> Dim {
         // The scores, and the weighted sum.
         Anchor::Attention(a) => all(&[r.parallel().end.saturating_sub(1)]) + all(&[a.inner]),
     }
+}
+
+/// Bytes that a launch moves. Each tensor counts once, however often its elements are read, but no more of it than the
+/// loop nest can address: of an embedding table the rows that are looked up, of merged projections the part that is used.
+fn bytes(spec: &KernelSpec) -> Dim {
+    let r = &spec.region;
+    let moved = |(ty, access): (&TensorType, &Access)| -> Dim {
+        let extent = |axis: u32| r.axes[axis as usize].extent.clone();
+        let reach = axes_of(r, access).into_iter().map(extent).product::<Dim>();
+        ty.bytes().smaller(&(reach * Dim::from(ty.storage().size())))
+    };
+    let read = spec.operands.iter().zip(&r.operands);
+    let written = spec.results.iter().zip(r.stores.iter().map(|s| &s.access));
+    read.chain(written).map(moved).sum()
+}
+
+/// The axes that an address depends on, also through the indices that it gathers by.
+fn axes_of(r: &Region, access: &Access) -> BTreeSet<u32> {
+    let terms = |a: &Access| a.terms.iter().map(|t| t.axis).collect::<Vec<_>>();
+    let indices = |a: &Access| a.gathers.iter().map(|g| g.operand).collect::<Vec<_>>();
+    let mut axes = BTreeSet::from_iter(terms(access));
+    let (mut seen, mut open) = (BTreeSet::new(), indices(access));
+    while let Some(operand) = open.pop() {
+        if let Some(index) = r.operands.get(operand as usize).filter(|_| seen.insert(operand)) {
+            axes.extend(terms(index));
+            open.extend(indices(index));
+        }
+    }
+    axes
 }
 
 /// `<act>_<out>[_<weight>]_<op>_<hash>`, in XNNPACK's words for formats.

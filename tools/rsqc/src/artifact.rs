@@ -4,6 +4,7 @@ use crate::data::Array;
 use crate::data::inputs::Spec;
 use crate::error::Failure;
 use crate::inprocess::from_runtime;
+use crate::metrics::percentile;
 use crate::program::Program;
 use crate::specs::{self, elem_type};
 use rsqc_artifact::manifest::{self as pb, step};
@@ -25,7 +26,7 @@ pub struct ArtifactProgram {
     outputs: Vec<String>,
 }
 
-/// A step's mean time in a profile.
+/// A step's median time in a profile.
 #[derive(Clone, Debug)]
 pub struct StepProfile {
     /// Flattened step number.
@@ -34,7 +35,7 @@ pub struct StepProfile {
     pub kernel: String,
     /// Source node.
     pub node: String,
-    /// Mean nanoseconds.
+    /// Median nanoseconds.
     pub ns: f64,
     /// Multiply-accumulates.
     pub macs: f64,
@@ -127,7 +128,7 @@ impl ArtifactProgram {
         self.session.run(&views).map_err(|e| self.fail(e))
     }
 
-    /// Mean step times over `runs` runs of a session of its own.
+    /// Median step times over `runs` runs (at least one) of a session of its own.
     pub fn profile(&mut self, inputs: &[Array], runs: u32) -> Result<Vec<StepProfile>, Failure> {
         let options = SessionOptions {
             threads: self.threads,
@@ -136,26 +137,25 @@ impl ArtifactProgram {
         let mut session = ArtifactSession::new(&self.artifact, &options, true).map_err(|e| self.fail(e))?;
         let dims = dims(inputs);
         let views = views(inputs, &dims);
-        let mut ns: Vec<f64> = Vec::new();
-        for run in 0..=runs {
+        let mut steps: Vec<Vec<f64>> = Vec::new();
+        for run in 0..=runs.max(1) {
             session.run(&views).map_err(|e| self.fail(e))?;
             let times = session.step_times().map_err(|e| self.fail(e))?;
-            ns.resize(
-                times
-                    .iter()
-                    .map(|t| t.step as usize + 1)
-                    .max()
-                    .unwrap_or(0)
-                    .max(ns.len()),
-                0.0,
-            );
             // The first run places buffers and touches memory: it warms up.
-            if run > 0 {
-                times
-                    .iter()
-                    .for_each(|t| ns[t.step as usize] += t.ns as f64 / f64::from(runs));
+            let Some(run) = run.checked_sub(1) else { continue };
+            for t in times {
+                let step = t.step as usize;
+                steps.resize(steps.len().max(step + 1), Vec::new());
+                // A step of a loop runs several times in one run.
+                steps[step].resize(run as usize + 1, 0.0);
+                steps[step][run as usize] += t.ns as f64;
             }
         }
+        let median = |ns: &mut Vec<f64>| {
+            ns.sort_by(f64::total_cmp);
+            if ns.is_empty() { 0.0 } else { percentile(ns, 0.5) }
+        };
+        let ns: Vec<f64> = steps.iter_mut().map(median).collect();
         Ok(self.describe(inputs, &ns))
     }
 

@@ -1,15 +1,13 @@
 //! `cargo xtask docs`: puts the table of a fresh quickstart run into README.md, so that no figure there is
 //! older than the command that prints it.
 
+use crate::document;
 use crate::error::Error;
 use crate::shell;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
-
-const BEGIN: &str = "<!-- begin: cargo xtask docs -->";
-const END: &str = "<!-- end: cargo xtask docs -->";
 
 /// Arguments of `docs`.
 #[derive(clap::Args)]
@@ -60,17 +58,6 @@ fn table(rows: &[Value]) -> Result<String, Error> {
     Ok(out)
 }
 
-/// The text with everything between the marker lines replaced.
-fn replaced(text: &str, table: &str, path: &Path) -> Result<String, Error> {
-    let missing = |marker: &str| Error::Marker {
-        path: path.to_path_buf(),
-        marker: marker.into(),
-    };
-    let (head, rest) = text.split_once(BEGIN).ok_or_else(|| missing(BEGIN))?;
-    let (_, tail) = rest.split_once(END).ok_or_else(|| missing(END))?;
-    Ok(format!("{head}{BEGIN}\n{table}{END}{tail}"))
-}
-
 /// Runs the quickstart and rewrites the table.
 pub fn run(root: &Path, args: &Args) -> Result<(), Error> {
     let mut quickstart = Command::new(root.join("tools/quickstart.sh"));
@@ -80,13 +67,7 @@ pub fn run(root: &Path, args: &Args) -> Result<(), Error> {
         print!("{table}");
         return Ok(());
     }
-    let path = root.join("README.md");
-    let fail = |source| Error::File {
-        path: path.clone(),
-        source,
-    };
-    let text = std::fs::read_to_string(&path).map_err(fail)?;
-    std::fs::write(&path, replaced(&text, &table, &path)?).map_err(fail)
+    document::fill(&root.join("README.md"), "cargo xtask docs", &table)
 }
 
 #[cfg(test)]
@@ -106,16 +87,5 @@ mod tests {
         let mut bad = row;
         bad["agreement"] = Value::Null;
         assert!(matches!(table(&[bad]), Err(Error::Output { reason, .. }) if reason.contains("agreement")));
-    }
-
-    #[test]
-    fn replaces_between_markers_only() {
-        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let path = Path::new("README.md");
-        assert_eq!(
-            replaced(&text, "new\n", path).expect("markers"),
-            format!("a\n{BEGIN}\nnew\n{END}\nb\n")
-        );
-        assert!(matches!(replaced("a", "new", path), Err(Error::Marker { .. })));
     }
 }

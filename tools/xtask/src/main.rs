@@ -8,6 +8,7 @@ mod bless;
 mod ci;
 mod determinism;
 mod docs;
+mod document;
 mod error;
 mod shell;
 mod tidy;
@@ -32,7 +33,7 @@ enum Command {
     Tidy,
     /// Re-runs the golden tests and rewrites their expectations.
     Bless(bless::Args),
-    /// Latency of the example models, optionally beside other runtimes.
+    /// This machine's limits, kernels and models as shares of them, optionally other runtimes beside.
     Bench(bench::Args),
     /// Rewrites the table in README.md from a run of the quickstart.
     Docs(docs::Args),

@@ -1,7 +1,7 @@
 //! `rsqc bench`.
 
 use super::print_line;
-use crate::artifact::ArtifactProgram;
+use crate::artifact::{ArtifactProgram, StepProfile};
 use crate::data::Array;
 use crate::data::inputs::Spec;
 use crate::error::Failure;
@@ -29,9 +29,13 @@ pub struct Args {
     /// Seconds to measure each shape.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Also print a table of steps: kernel, time, share, GMAC/s, GB/s.
+    /// Also print a table of steps (kernel, time, share, GMAC/s, GB/s), and one of kernels with their steps summed up.
     #[arg(long)]
     kernels: bool,
+    /// Print `load_ms X`, then for each line with a count on standard input the milliseconds of so many runs, on one
+    /// line (one shape; for programs that time several artifacts in turn).
+    #[arg(long, conflicts_with_all = ["kernels", "json", "seconds"])]
+    on_request: bool,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -44,7 +48,11 @@ pub fn run(a: &Args) -> Result<(), Failure> {
             a.seconds
         )));
     }
+    let start = Instant::now();
     let mut program = ArtifactProgram::open(&a.artifact, a.threads)?;
+    if a.on_request {
+        return on_request(&mut program, &a.shapes, start.elapsed());
+    }
     for shape in a.shapes.split(',') {
         let arrays = ramp_inputs(program.inputs(), shape)?;
         let ms = measure(&mut program, &arrays, Duration::from_secs_f64(a.seconds))?;
@@ -157,21 +165,96 @@ fn kernels(a: &Args, program: &mut ArtifactProgram, arrays: &[Array], shape: &st
         if a.json {
             let line = serde_json::json!({
                 "shape": shape, "step": s.index, "kernel": s.kernel, "node": s.node, "us": s.ns / 1e3,
-                "share": s.ns / total, "gmac_per_s": s.macs / s.ns, "gb_per_s": s.bytes / s.ns,
+                "share": s.ns / total, "macs": s.macs, "bytes": s.bytes, "gmac_per_s": s.macs / s.ns,
+                "gb_per_s": s.bytes / s.ns,
             });
             print_line(&line.to_string())?;
         } else {
-            print_line(&format!(
-                "{:4}  {:9.2} us {:5.1} %  {:7.1} GMAC/s {:7.1} GB/s  {}  {}",
-                s.index,
-                s.ns / 1e3,
-                100.0 * s.ns / total,
-                s.macs / s.ns,
-                s.bytes / s.ns,
-                s.kernel,
-                s.node
-            ))?;
+            print_line(&format!("{:4}  {}  {}", s.index, figures(s, total), s.node))?;
         }
     }
+    if a.json {
+        return Ok(());
+    }
+    print_line("steps  summed up by kernel")?;
+    for (count, sum) in by_kernel(&steps) {
+        print_line(&format!("{count:4}  {}", figures(&sum, total)))?;
+    }
     Ok(())
+}
+
+fn figures(s: &StepProfile, total: f64) -> String {
+    format!(
+        "{:9.2} us {:5.1} %  {:7.1} GMAC/s {:7.1} GB/s  {}",
+        s.ns / 1e3,
+        100.0 * s.ns / total,
+        s.macs / s.ns,
+        s.bytes / s.ns,
+        s.kernel
+    )
+}
+
+/// The steps of each kernel as one, with how many they are; the longest first.
+fn by_kernel(steps: &[StepProfile]) -> Vec<(usize, StepProfile)> {
+    let mut sums: BTreeMap<&str, (usize, StepProfile)> = BTreeMap::new();
+    for s in steps {
+        match sums.get_mut(s.kernel.as_str()) {
+            None => {
+                sums.insert(&s.kernel, (1, s.clone()));
+            }
+            Some((count, sum)) => {
+                *count += 1;
+                sum.ns += s.ns;
+                sum.macs += s.macs;
+                sum.bytes += s.bytes;
+            }
+        }
+    }
+    let mut sums: Vec<_> = sums.into_values().collect();
+    sums.sort_by(|a, b| b.1.ns.total_cmp(&a.1.ns));
+    sums
+}
+
+/// For a program that interleaves several: says how long loading took, then answers each line that holds a count with
+/// the milliseconds of so many runs.
+fn on_request(program: &mut ArtifactProgram, shape: &str, load: Duration) -> Result<(), Failure> {
+    let arrays = ramp_inputs(program.inputs(), shape)?;
+    print_line(&format!("load_ms {}", load.as_secs_f64() * 1e3))?;
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|e| Failure::error(format!("standard input: {e}")))?;
+        let count: u32 = line
+            .trim()
+            .parse()
+            .map_err(|_| Failure::usage(format!("standard input: `{}` is no count of runs", line.trim())))?;
+        let mut ms = Vec::new();
+        for _ in 0..count {
+            ms.push((program.run_timed(&arrays)?.as_secs_f64() * 1e3).to_string());
+        }
+        print_line(&ms.join(" "))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_up_by_kernel() {
+        let step = |kernel: &str, ns, macs| StepProfile {
+            index: 0,
+            kernel: kernel.into(),
+            node: String::new(),
+            ns,
+            macs,
+            bytes: 8.0,
+        };
+        let steps = [step("a", 1.0, 10.0), step("b", 5.0, 0.0), step("a", 2.0, 20.0)];
+        let sums = by_kernel(&steps);
+        let rows: Vec<_> = sums
+            .iter()
+            .map(|(count, s)| (*count, s.kernel.as_str(), s.ns, s.macs, s.bytes))
+            .collect();
+        assert_eq!(rows, [(1, "b", 5.0, 0.0, 8.0), (2, "a", 3.0, 30.0, 16.0)]);
+    }
 }
