@@ -222,6 +222,13 @@ pub(super) const METHODS: &[SchemeInfo] = &[
         "samples",
         "",
     )),
+    supported(row(
+        Method,
+        "biascorrection",
+        "biases of static convolutions take up the mean error of their codes (on by default; layers=conv or none)",
+        "samples",
+        "arXiv 1906.04721",
+    )),
     row(
         Method,
         "attn8",
