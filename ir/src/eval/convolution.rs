@@ -79,14 +79,14 @@ pub fn conv(op: &Conv, _cx: &EvalCx<'_>, x: &Tensor, w: &Tensor, b: Option<&Tens
     if !x.elem().is_float() || w.elem() != x.elem() {
         return Err(format!("convolution of {} with {}", x.elem(), w.elem()));
     }
-    let sums = convolve(op, x, w, 0.0, b)?;
+    let sums = convolve(op, x, w, &[], b)?;
     Ok(vec![sums.rounded(x.elem())])
 }
 
-/// Convolution of codes whose padding has the code `zero` (0 if it is absent): exact sums of products, i32.
+/// Convolution of codes whose padding has the code `zero` (0 if it is absent; or one a channel): exact sums of products, i32.
 pub fn qconv(op: &QConv, _cx: &EvalCx<'_>, x: &Tensor, w: &Tensor, zero: Option<&Tensor>) -> R {
-    let fill = zero.map_or(0.0, |z| z.to_f64().first().copied().unwrap_or(0.0));
-    let sums = convolve(&op.window(), x, w, fill, None)?;
+    let fill = zero.map(Tensor::to_f64).unwrap_or_default();
+    let sums = convolve(&op.window(), x, w, &fill, None)?;
     Ok(vec![sums.rounded(ScalarType::I32)])
 }
 
@@ -105,8 +105,8 @@ pub fn conv_last(op: &ConvLast, x: &Tensor, w: &Tensor, zero: Option<&Tensor>) -
     } else {
         ScalarType::I32
     };
-    let fill = zero.map_or(0.0, |z| z.to_f64().first().copied().unwrap_or(0.0));
-    let y = convolve(&op.window(), &x, &w, fill, None)?.rounded(elem);
+    let fill = zero.map(Tensor::to_f64).unwrap_or_default();
+    let y = convolve(&op.window(), &x, &w, &fill, None)?.rounded(elem);
     movement::transpose(&y, &to_last(rank))
 }
 
@@ -146,8 +146,8 @@ impl Sums {
     }
 }
 
-/// Sums of products, channels first; elements outside of `x` count as `fill`.
-fn convolve(op: &Conv, x: &Tensor, w: &Tensor, fill: f64, b: Option<&Tensor>) -> Result<Sums, String> {
+/// Sums of products, channels first; elements outside of `x` count as `fill`: nothing (0), one number, or one a channel.
+fn convolve(op: &Conv, x: &Tensor, w: &Tensor, fill: &[f64], b: Option<&Tensor>) -> Result<Sums, String> {
     let group = usize::try_from(op.group)
         .ok()
         .filter(|g| *g > 0)
@@ -179,6 +179,11 @@ fn convolve(op: &Conv, x: &Tensor, w: &Tensor, fill: f64, b: Option<&Tensor>) ->
             let mut cols = Vec::with_capacity(cg * nt * np);
             for ch in 0..cg {
                 let plane = &fx[(sample * c + g * cg + ch) * area..][..area];
+                let fill = match fill {
+                    [] => 0.0,
+                    [all] => *all,
+                    each => each[g * cg + ch],
+                };
                 cols.extend(table.iter().map(|i| i.map_or(fill, |i| plane[i])));
             }
             let filters = &fw[g * og * cg * nt..(g + 1) * og * cg * nt];

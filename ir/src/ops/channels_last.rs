@@ -29,8 +29,8 @@ fn last(mut shape: Vec<Dim>) -> Vec<Dim> {
 
 op_struct! {
     /// Convolution with channels last: x `[n, spatial..., c]`, w `[kernel..., c/group, o]`, result `[n, spatial..., o]`.
-    /// Floats give their own type; 8-bit codes give exact i32 sums, and optional operand 2 is the code (a scalar of x's
-    /// storage type) that their padding has, 0 if absent.
+    /// Floats give their own type; 8-bit codes give exact i32 sums, and optional operand 2 is the code (of x's storage
+    /// type: a scalar, or one a channel) that their padding has, 0 if absent.
     ConvLast {
         /// Strides, one a spatial axis.
         strides: Vec<i64>,
@@ -51,7 +51,7 @@ impl OpDef for ConvLast {
         let elem = match x.elem.plain() {
             Some(t) if t.is_float() && w.elem == x.elem && zero.is_none() => t,
             _ => {
-                codes(x, w, zero)?;
+                codes(x, x.shape.last(), w, zero)?;
                 ScalarType::I32
             }
         };

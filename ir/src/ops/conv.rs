@@ -91,9 +91,9 @@ impl Conv {
 
 op_struct! {
     /// Exact integer convolution of 8-bit codes, shapes as [`Conv`]: i32 sums of products. Optional operand 2: the code
-    /// (a scalar of x's storage type) that padding has, 0 if absent. Scales and the correction for a zero point,
-    /// `- zero * sum of the filter's codes`, are applied elsewhere; with `zero` as the padding's code that correction
-    /// makes the contribution of padding 0.
+    /// (of x's storage type: a scalar, or one a channel) that padding has, 0 if absent. Scales and the correction for a
+    /// zero point, `- zero * sum of the filter's codes`, are applied elsewhere; with `zero` as the padding's code that
+    /// correction makes the contribution of padding 0.
     QConv {
         /// Strides, one a spatial axis.
         strides: Vec<i64>,
@@ -110,7 +110,7 @@ impl OpDef for QConv {
     fn infer(&self, _: &InferCx<'_>, ins: &[Option<&TensorType>]) -> Result<Vec<TensorType>, String> {
         arity(ins, 2, 3)?;
         let (x, w) = (need(ins, 0)?, need(ins, 1)?);
-        codes(x, w, ins.get(2).copied().flatten())?;
+        codes(x, x.shape.get(1), w, ins.get(2).copied().flatten())?;
         Ok(vec![TensorType::new(ScalarType::I32, self.window().shape(x, w)?)])
     }
     fn eval(&self, cx: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
@@ -136,8 +136,13 @@ impl QConv {
     }
 }
 
-/// Whether these can be the operands of an integer convolution.
-pub(crate) fn codes(x: &TensorType, w: &TensorType, zero: Option<&TensorType>) -> Result<(), String> {
+/// Whether these can be the operands of an integer convolution; `channels` is x's extent along them.
+pub(crate) fn codes(
+    x: &TensorType,
+    channels: Option<&Dim>,
+    w: &TensorType,
+    zero: Option<&TensorType>,
+) -> Result<(), String> {
     let int = |t: &TensorType| t.storage().size() == 1 && t.storage().is_int();
     if !int(x) || !int(w) {
         return Err(format!(
@@ -145,7 +150,10 @@ pub(crate) fn codes(x: &TensorType, w: &TensorType, zero: Option<&TensorType>) -
         ));
     }
     match zero {
-        Some(z) if z.rank() != 0 || z.elem.plain() != Some(x.storage()) => {
+        Some(z)
+            if z.elem.plain() != Some(x.storage())
+                || !(z.rank() == 0 || z.rank() == 1 && z.shape.first() == channels) =>
+        {
             Err(format!("padding of type {z} for codes {x}"))
         }
         _ => Ok(()),

@@ -3,6 +3,7 @@
 use super::elementwise::broadcast;
 use super::{InferCx, OpDef, arity, need};
 use crate::eval::{EvalCx, Tensor, movement};
+use crate::quant::{Granularity, QuantType};
 use crate::types::{Dim, ScalarType, TensorType};
 use crate::{op_attrs, op_struct};
 
@@ -55,10 +56,18 @@ impl OpDef for Transpose {
             ));
         }
         let shape = self.perm.iter().map(|p| x.shape[*p as usize].clone()).collect();
-        Ok(vec![TensorType {
-            elem: x.elem.clone(),
-            shape,
-        }])
+        let mut elem = x.elem.clone();
+        if let Some(q) = x.elem.quant()
+            && let Granularity::Axis(a) = q.granularity
+            && let Some(to) = self.perm.iter().position(|p| *p == i64::from(a))
+        {
+            elem = QuantType {
+                granularity: Granularity::Axis(to as u32),
+                ..q.clone()
+            }
+            .into();
+        }
+        Ok(vec![TensorType { elem, shape }])
     }
     fn eval(&self, _: &EvalCx<'_>, ins: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String> {
         movement::transpose(need(ins, 0)?, &self.perm)

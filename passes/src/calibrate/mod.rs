@@ -1,6 +1,9 @@
 //! Calibration: static scales from samples. One file a calibrator; [`Observer`] holds what they keep while samples stream
-//! by, and the pass [`Calibrate`] feeds it.
+//! by, and the pass [`Calibrate`] feeds it. Convolutions with static codes also get corrected biases.
 
+pub(crate) mod bias;
+#[cfg(test)]
+mod conv_tests;
 pub mod entropy;
 pub mod histogram;
 pub mod isotone;

@@ -12,7 +12,7 @@ use rsqc_ir::ops::quant::{DynamicParams, Quantize, Rounding};
 use rsqc_ir::ops::reduce::{Reduce, Reduction};
 use rsqc_ir::ops::shape::{Concat, Reshape};
 use rsqc_ir::quant::{Granularity, QuantType};
-use rsqc_ir::{Layout, Module, Op, Phase, ValueId};
+use rsqc_ir::{Layout, Module, NodeId, Op, Phase, ValueId};
 
 const SHAPES: &[&[(&str, i64)]] = &[&[("b", 2)], &[("b", 1)], &[("b", 0)]];
 
@@ -113,13 +113,22 @@ fn random_integer_convolutions_are_exact() {
         let (group, cg, og) = filters(&mut rng);
         let mut n = Net::new(case as u64);
         let x = input(&mut n, &w.words(group * cg));
-        let zero = rng.below(2) == 0;
+        // No zero point, one, or one a channel.
+        let kind = rng.below(3);
+        let zero = kind > 0;
+        let (granularity, shape) = match kind {
+            2 => (Granularity::Axis(1), vec![group * cg]),
+            _ => (Granularity::Tensor, vec![]),
+        };
         let q = QuantType {
             zero,
-            ..QuantType::int8(Granularity::Tensor)
+            ..QuantType::int8(granularity)
         };
-        let m = n.constant(&Tensor::new(vec![], vec![100f32]));
-        let z = n.constant(&Tensor::new(vec![], vec![rng.below(256) as u8 as i8]));
+        let count: usize = shape.iter().product();
+        let m = (0..count).map(|i| 100.0 - i as f32).collect();
+        let z = (0..count).map(|_| rng.below(256) as u8 as i8).collect();
+        let (m, z) = (Tensor::new::<f32>(shape.clone(), m), Tensor::new::<i8>(shape, z));
+        let (m, z) = (n.constant(&m), n.constant(&z));
         let quantize = Quantize {
             qtype: q,
             rounding: Rounding::Mul,
@@ -303,7 +312,7 @@ fn dynamic_codes_of_samples() {
 }
 
 #[test]
-fn codes_with_scales_of_channels_are_not_turned() {
+fn codes_with_scales_of_channels_are_turned() {
     let mut n = Net::new(9);
     let x = n.f32(&["b", "5", "4", "3"]);
     let y = conv3(&mut n, x, (5, 6), 1);
@@ -320,6 +329,12 @@ fn codes_with_scales_of_channels_are_not_turned() {
     let y = n.op(Add {}, &[y, sum]);
     let mut m = n.finish(&[y, p[0], codes]);
     m.phase = Phase::Quantized;
+    let turned = run_passes(&m, &[Box::new(UseChannelsLast)]);
+    let is_turned = |id: &NodeId| match &turned.graph.node(*id).op {
+        Op::Quantize(q) => q.qtype.granularity == Granularity::Axis(3),
+        _ => false,
+    };
+    assert_eq!(turned.graph.node_ids().filter(is_turned).count(), 1);
     let out = run_passes(&m, &fused());
     // One code may differ where a bias is added in another place.
     assert_same(&m, &out, SHAPES, 0.05);

@@ -83,21 +83,23 @@ pub(super) struct Lowering<'a> {
 }
 
 /// An activation's codes.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Codes {
     pub codes: ValueId,
     pub scale: Scale,
-    /// Zero point; 0 if there is none.
-    pub zero: i32,
+    /// Zero point: none, one, or one a channel.
+    pub zero: Vec<i32>,
 }
 
 /// An activation's scale.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Scale {
     /// Computed at run time.
     Dynamic(ValueId),
     /// From calibration.
     Static(f32),
+    /// From calibration, one a channel.
+    Channels(Vec<f32>),
 }
 
 impl Lowering<'_> {
@@ -203,7 +205,7 @@ impl Lowering<'_> {
     /// Codes of the fake-quantized value `fake`, made once.
     pub(super) fn activation(&mut self, fake: ValueId, loc: &Loc) -> Result<Codes, Diag> {
         if let Some(c) = self.codes.get(&fake) {
-            return Ok(*c);
+            return Ok(c.clone());
         }
         let bug = |what: &str| Diag::internal(loc.to_string(), what.to_string());
         let (n, f) = self
@@ -218,17 +220,22 @@ impl Lowering<'_> {
             let op = DynamicParams { qtype: f.qtype };
             let ins = vec![Some(v)].into_iter().chain(pre.map(Some)).collect();
             let p = self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)?;
-            (p[0], Scale::Dynamic(p[1]), 0)
+            (p[0], Scale::Dynamic(p[1]), Vec::new())
         } else {
-            let constant = |i: usize| n.input(i).and_then(|v| self.m.const_scalar(v));
-            let s = constant(1).ok_or_else(|| bug("a static scale is no constant"))? as f32;
-            let zero = if qtype.zero {
-                constant(2).ok_or_else(|| bug("a static zero point is no constant"))? as i32
-            } else {
-                0
+            let constant = |i: usize| n.input(i).and_then(|v| self.m.const_of(v));
+            let s = constant(1).and_then(|_| self.m.const_f32(n.input(1)?));
+            let s = s.ok_or_else(|| bug("a static scale is no constant"))?;
+            let zero = match constant(2).map(|c| c.bytes()) {
+                _ if !qtype.zero => Vec::new(),
+                Some(bytes) => bytes.iter().map(|b| i32::from(b.cast_signed())).collect(),
+                None => return Err(bug("a static zero point is no constant")),
             };
-            let m = self.f32s(&format!("{loc}.multiplier"), &[], &[1.0 / s])?;
-            (m, Scale::Static(s), zero)
+            let inverse: Vec<f32> = s.iter().map(|s| 1.0 / s).collect();
+            let name = format!("{loc}.multiplier");
+            match (qtype.granularity, s.as_slice()) {
+                (Granularity::Tensor, [s]) => (self.f32s(&name, &[], &inverse)?, Scale::Static(*s), zero),
+                _ => (self.f32s(&name, &[s.len()], &inverse)?, Scale::Channels(s), zero),
+            }
         };
         let mut ins = vec![Some(v), Some(m)];
         if qtype.zero {
@@ -244,7 +251,7 @@ impl Lowering<'_> {
         };
         let codes = self.r.node(self.m, op.into(), ins, loc).map_err(edit_diag)?[0];
         let c = Codes { codes, scale, zero };
-        self.codes.insert(fake, c);
+        self.codes.insert(fake, c.clone());
         Ok(c)
     }
 
@@ -266,11 +273,11 @@ impl Lowering<'_> {
         };
         let wv = self.constant(&format!("{}.codes", w.name), ty, q.bytes())?;
         let mut acc = self.emit(QMatMul {}, &[x.codes, wv], loc)?[0];
-        if x.zero != 0 {
+        if let Some(zero) = x.zero.first().filter(|z| **z != 0) {
             let ty = TensorType::new(ScalarType::I32, vec![w.n.into()]);
             let mut shift = vec![0i32; w.n];
             for (i, c) in q.codes.iter().enumerate() {
-                shift[i % w.n] += x.zero * i32::from(*c);
+                shift[i % w.n] += zero * i32::from(*c);
             }
             let bytes = shift.iter().flat_map(|v| v.to_le_bytes()).collect();
             let shift = self.constant(&format!("{}.shift", w.name), ty, bytes)?;
@@ -291,6 +298,10 @@ impl Lowering<'_> {
                 let c = self.f32s(&name, shape, &all)?;
                 Ok(self.emit(Mul {}, &[f, c], loc)?[0])
             }
+            Scale::Channels(_) => Err(Diag::internal(
+                loc.to_string(),
+                "a product's activations have no scales for channels",
+            )),
         }
     }
 
@@ -362,6 +373,7 @@ impl Lowering<'_> {
         let scale = match q.scale {
             Scale::Dynamic(s) => s,
             Scale::Static(s) => self.f32s(&format!("{}.scale", n.loc), &[], &[s])?,
+            Scale::Channels(s) => self.f32s(&format!("{}.scale", n.loc), &[s.len()], &s)?,
         };
         let mut ins = vec![Some(q.codes), Some(scale)];
         if f.qtype.zero {

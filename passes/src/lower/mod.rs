@@ -11,7 +11,7 @@ mod simplify_bodies;
 #[cfg(test)]
 mod tests;
 mod use_channels_last;
-mod weights;
+pub(crate) mod weights;
 
 pub use assign_layouts::AssignLayouts;
 pub use expand_transcendentals::ExpandTranscendentals;

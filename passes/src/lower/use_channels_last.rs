@@ -322,7 +322,8 @@ impl Turning<'_> {
         Ok(true)
     }
 
-    /// Scales of a whole tensor or of each sample mean the same in turned form; nothing else is turned.
+    /// Scales of a whole tensor or of each sample mean the same in turned form, those of channels along another axis;
+    /// nothing else is turned.
     fn quantization(&mut self, n: &Node) -> Result<bool, Diag> {
         let Some(v) = n.input(0) else { return Ok(false) };
         let (qtype, pre_scale) = match &n.op {
@@ -331,9 +332,20 @@ impl Turning<'_> {
             Op::DynamicParams(o) => (&o.qtype, n.input(1)),
             _ => return Ok(false),
         };
-        let coarse = matches!(qtype.granularity, Granularity::Tensor | Granularity::Axis(0));
-        if !coarse || pre_scale.is_some() {
+        let granularity = match qtype.granularity {
+            g @ (Granularity::Tensor | Granularity::Axis(0)) => g,
+            Granularity::Axis(a) => Granularity::Axis(place(a as usize, self.m.graph.ty(v).rank()) as u32),
+            _ => return Ok(false),
+        };
+        if pre_scale.is_some() {
             return Ok(false);
+        }
+        let mut op = n.op.clone();
+        match &mut op {
+            Op::Quantize(o) => o.qtype.granularity = granularity,
+            Op::Dequantize(o) => o.qtype.granularity = granularity,
+            Op::DynamicParams(o) => o.qtype.granularity = granularity,
+            _ => return Ok(false),
         }
         let mut ins = vec![Some(self.last(v, &n.loc)?)];
         for p in &n.inputs[1..] {
@@ -343,10 +355,7 @@ impl Turning<'_> {
             });
         }
         let parameters = matches!(n.op, Op::DynamicParams(_));
-        let out = self
-            .r
-            .node(self.m, n.op.clone(), ins, &n.loc)
-            .map_err(edit_diag)?;
+        let out = self.r.node(self.m, op, ins, &n.loc).map_err(edit_diag)?;
         for (old, new) in n.outputs.iter().zip(out) {
             if parameters {
                 self.r.set(*old, new);

@@ -3,7 +3,7 @@
 use crate::methods::Matrix;
 
 /// Codes and the scales of their channels.
-pub(super) struct WeightCodes {
+pub(crate) struct WeightCodes {
     /// Codes in the order of the elements.
     pub codes: Vec<i8>,
     /// One a channel.
@@ -19,7 +19,7 @@ impl WeightCodes {
 
 /// Quantizes `w` with one scale for each of `count` channels; `channel` gives that of an element. Scales and codes as the
 /// documentation of `lower-to-integer` says.
-pub(super) fn quantize_channels(w: &Matrix, channel: impl Fn(usize) -> usize, count: usize) -> WeightCodes {
+pub(crate) fn quantize_channels(w: &Matrix, channel: impl Fn(usize) -> usize, count: usize) -> WeightCodes {
     let mut amax = vec![0f32; count];
     for (i, v) in w.data.iter().enumerate() {
         let a = &mut amax[channel(i)];

@@ -4,6 +4,12 @@ use crate::scheme::{Activations, Calibrator, Quantized, ScaleSource, WeightScale
 use rsqc_ir::quant::{Granularity, QuantType};
 use rsqc_ir::{Module, Op, ValueId};
 
+/// Up to so many channels of a convolution's input have ranges of their own: those of a picture, which differ by their
+/// normalization. With one range for all, the grid of 256 codes is coarser than that of the picture's own 8 bits and not
+/// aligned with it, and the error of flat areas does not average out; with their own, it vanishes but for a constant, which
+/// the bias correction takes away.
+const FEW_CHANNELS: i64 = 4;
+
 /// Steps of the walk to a value's producer.
 const MAX_STEPS: usize = 16;
 
@@ -40,14 +46,18 @@ pub(crate) fn activation_codes(m: &Module, q: &Quantized, x: ValueId, token: Gra
     let Activations::Int8 { source, zero } = q.activations else {
         return None;
     };
-    let granularity = match source {
-        ScaleSource::DynamicToken => token,
-        ScaleSource::DynamicTensor | ScaleSource::Static => Granularity::Tensor,
-    };
     let fixed = source == ScaleSource::Static;
     // Rows of a linear layer are tokens; anything else here is an image or a signal.
     let linear = token == Granularity::Token;
     let calibrator = q.calibrator(linear);
+    let granularity = match source {
+        ScaleSource::DynamicToken => token,
+        // Isotone looks at rows, not at channels.
+        ScaleSource::Static if !linear && calibrator != Calibrator::Isotone && has_few_channels(m, x) => {
+            Granularity::Axis(1)
+        }
+        ScaleSource::DynamicTensor | ScaleSource::Static => Granularity::Tensor,
+    };
     let zero = fixed
         && match zero {
             ZeroPoint::Symmetric => false,
@@ -63,6 +73,12 @@ pub(crate) fn activation_codes(m: &Module, q: &Quantized, x: ValueId, token: Gra
         dynamic: !fixed,
         calibrator: fixed.then_some(calibrator),
     })
+}
+
+/// Whether the channels (axis 1) of a convolution's input are quantized each for itself.
+pub(crate) fn has_few_channels(m: &Module, v: ValueId) -> bool {
+    let channels = m.graph.ty(v).shape.get(1).and_then(|d| d.as_const());
+    channels.is_some_and(|c| (1..=FEW_CHANNELS).contains(&c))
 }
 
 /// Whether `v` has no negative element, or none worth half of the codes, by what computes it: Relu, Sigmoid, Softmax, Gelu
@@ -121,6 +137,8 @@ pub(crate) fn describe(q: &Quantized, x: Option<&Codes>) -> String {
         (true, Granularity::Tensor) => "dynamic per tensor",
         (true, Granularity::Token) => "dynamic per token",
         (true, _) => "dynamic per sample",
+        (false, Granularity::Axis(_)) if x.qtype.zero => "static per channel with a zero point",
+        (false, Granularity::Axis(_)) => "static per channel",
         (false, _) if x.qtype.zero => "static per tensor with a zero point",
         (false, _) => "static per tensor",
     };

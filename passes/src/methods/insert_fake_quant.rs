@@ -3,7 +3,8 @@
 //! Before -> after, for each matrix product with a constant weight: `matmul(x, w)` ->
 //! `matmul(quant.fake(x, token, dynamic), quant.fake(w, axis 1))`; for each embedding table over 64 KB:
 //! `gather(table, i)` -> `gather(quant.fake(table, token), i)`. Convolutions with constant filters likewise, filters along
-//! axis 0, activations one scale a sample. Static activations get a `quant.fake` without parameters,
+//! axis 0, activations one scale a sample, or if they are static one a tensor (one a channel where there are up to four).
+//! Static activations get a `quant.fake` without parameters,
 //! which `calibrate` fills in. Products that share an activation and say the same about it share its fake quantization. An
 //! activation that is a product `x * c` with a constant vector c of channels is quantized from x with pre-scale c, so that
 //! the product costs nothing. Under `attn8`, `attention(q, k, v)` -> `quant.attention(q, k, v)` (see `attention.rs` here). What stays float is reported with the reason. Lossy: this is where precision is given up.

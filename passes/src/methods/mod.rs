@@ -77,6 +77,37 @@ pub(crate) fn matrix_shape(m: &Module, v: ValueId) -> Option<(usize, usize)> {
     Some((k, n))
 }
 
+/// Which input channel each weight of filters `[o, c / group, kernel...]` multiplies.
+pub(crate) struct InputChannels {
+    /// Weights of one filter and channel.
+    window: usize,
+    /// Channels that a filter reads.
+    own: usize,
+    /// Filters of a group.
+    filters: usize,
+}
+
+impl InputChannels {
+    /// For filters of this shape; `None` if they are no filters in so many groups.
+    pub fn new(shape: &[usize], group: i64) -> Option<InputChannels> {
+        let [filters, own, kernel @ ..] = shape else {
+            return None;
+        };
+        let filters = filters.checked_div(usize::try_from(group).ok()?)?;
+        Some(InputChannels {
+            window: kernel.iter().product::<usize>().max(1),
+            own: (*own).max(1),
+            filters: filters.max(1),
+        })
+    }
+
+    /// The channel of weight `i`.
+    pub fn of(&self, i: usize) -> usize {
+        let (filter, inner) = (i / self.window / self.own, i / self.window % self.own);
+        filter / self.filters * self.own + inner
+    }
+}
+
 /// Whether `v` has the plain type f32.
 pub(crate) fn is_f32(m: &Module, v: ValueId) -> bool {
     m.graph.ty(v).elem.plain() == Some(ScalarType::F32)

@@ -88,6 +88,13 @@ fn activations(s: &Spec) -> Result<(), Diag> {
             "add the option `static`, e.g. w8a8-static",
         );
     }
+    if s.methods.iter().any(|m| m.name == "biascorrection") {
+        return no(
+            "`biascorrection` needs static scales: without samples the mean of an activation is not known"
+                .into(),
+            "add the option `static`, e.g. w8a8-static",
+        );
+    }
     if s.has("asym") {
         return no(
             "`asym` needs static scales: scales computed at run time are symmetric".into(),

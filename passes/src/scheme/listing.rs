@@ -224,6 +224,13 @@ pub(super) const METHODS: &[SchemeInfo] = &[
     )),
     supported(row(
         Method,
+        "biascorrection",
+        "biases of static convolutions take up the mean error of their codes (on by default; layers=conv or none)",
+        "samples",
+        "arXiv 1906.04721",
+    )),
+    supported(row(
+        Method,
         "attn8",
         "int8 products inside attention: queries and keys one scale a token and head, values one a channel and 256 keys, weights in steps of 1/255; static: one scale a tensor",
         "none",

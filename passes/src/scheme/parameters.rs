@@ -26,6 +26,12 @@ const PARAMETERS: &[Parameter] = &[
     number("ema", "momentum", 1e-6, 1.0),
     number("percentile", "p", 50.0, 100.0),
     Parameter {
+        method: "biascorrection",
+        key: "layers",
+        range: None,
+        words: &["conv", "none"],
+    },
+    Parameter {
         method: "smoothquant",
         key: "alpha",
         range: Some((0.0, 1.0)),

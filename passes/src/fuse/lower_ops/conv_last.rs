@@ -28,13 +28,17 @@ const FEW_CHANNELS: i64 = 8;
 enum Fill {
     Number(f64),
     Scalar(ValueId),
+    /// One a channel.
+    Channels(ValueId),
 }
 
 impl Fill {
-    fn emit(&self, b: &mut RegionBuilder, ty: ScalarType) -> BodyId {
+    /// `channel` is the region's axis of channels.
+    fn emit(&self, b: &mut RegionBuilder, ty: ScalarType, channel: u32) -> BodyId {
         match self {
             Fill::Number(v) => b.b.constant(ScalarConst::from_f64(ty, *v)),
             Fill::Scalar(v) => b.load(*v, Access::scalar(), ty),
+            Fill::Channels(v) => b.load(*v, Access::linear([(channel, Dim::one())]), ty),
         }
     }
 }
@@ -64,7 +68,8 @@ fn pad(
     before.extend(w.before.iter().map(|p| Dim::from(*p)));
     before.push(Dim::zero());
     let few = c.as_const().is_some_and(|c| c < FEW_CHANNELS);
-    let b = if few {
+    // A row of (width, channel) has no axis of channels.
+    let b = if few || matches!(fill, Fill::Channels(_)) {
         along_width(v, &t, &ty, &before, fill)
     } else {
         along_rows(v, &t, &ty, &before, fill)
@@ -91,7 +96,7 @@ fn along_rows(v: ValueId, t: &TensorType, to: &TensorType, before: &[Dim], fill:
     }
     let extents = flat(to).shape;
     let mut b = RegionBuilder::new(&extents, 0);
-    let fill = fill.emit(&mut b, t.storage());
+    let fill = fill.emit(&mut b, t.storage(), extents.len() as u32 - 1);
     let y = padded(&mut b, v, &flat(t), &start, &extents, fill);
     b.store_all(y, to.clone());
     b
@@ -109,7 +114,7 @@ fn along_width(v: ValueId, t: &TensorType, to: &TensorType, before: &[Dim], fill
     let mut extents = to.shape.clone();
     extents.swap(rank - 1, rank - 2);
     let mut b = RegionBuilder::new(&extents, 0);
-    let fill = fill.emit(&mut b, t.storage());
+    let fill = fill.emit(&mut b, t.storage(), place(rank - 1) as u32);
     let clamped = |a: usize| to.shape[a] != t.shape[a] || !before[a].is(0);
     let mut terms: Vec<Term> = Vec::new();
     for (a, stride) in t.strides().into_iter().enumerate() {
@@ -175,7 +180,11 @@ pub(super) fn conv(cx: &mut LowerCx<'_>, o: &ConvLast) -> Result<Vec<ValueId>, D
         before: &o.pads[..n],
         out: out.shape[1..=n].to_vec(),
     };
-    let fill = cx.optional(2).map_or(Fill::Number(0.0), |(z, _)| Fill::Scalar(z));
+    let fill = match cx.optional(2) {
+        None => Fill::Number(0.0),
+        Some((z, t)) if t.rank() == 0 => Fill::Scalar(z),
+        Some((z, _)) => Fill::Channels(z),
+    };
     let x = cx.input(0)?;
     let (x, xt) = pad(cx, &window, x, &o.pads[n..], &fill)?;
     let channels = wt.shape[n].clone();

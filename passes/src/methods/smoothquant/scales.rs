@@ -1,7 +1,7 @@
 //! Maxima of weights and smoothing factors.
 
 use crate::analysis::sites::{Site, layer};
-use crate::methods::const_matrix;
+use crate::methods::{InputChannels, const_matrix};
 use rsqc_ir::{Module, NodeId, Op};
 
 /// Least weight maximum and least factor.
@@ -29,7 +29,7 @@ fn each_weight(m: &Module, id: NodeId, f: &mut dyn FnMut(usize, f32)) {
 /// Weights of a layer, a matrix as `[k, n]`, and the input channel of each element.
 pub(super) fn weights(m: &Module, id: NodeId) -> Option<(Vec<f32>, Box<dyn Fn(usize) -> usize>)> {
     let n = m.graph.node(id);
-    let (_, _, channels) = layer(m, id)?;
+    layer(m, id)?;
     match &n.op {
         Op::MatMul(_) => {
             let w = const_matrix(m, n.input(1)?)?;
@@ -38,15 +38,8 @@ pub(super) fn weights(m: &Module, id: NodeId) -> Option<(Vec<f32>, Box<dyn Fn(us
         }
         Op::Conv(c) => {
             let shape = m.const_of(n.input(1)?)?.ty.static_shape()?;
-            let groups = usize::try_from(c.group).ok()?;
-            let window: usize = shape[2..].iter().product::<usize>().max(1);
-            let (own, filters) = (shape[1].max(1), (shape[0] / groups).max(1));
-            let per_group = channels / groups;
-            let of = move |i: usize| {
-                let (filter, inner) = (i / window / own, i / window % own);
-                filter / filters * per_group + inner
-            };
-            Some((m.const_f32(n.input(1)?)?, Box::new(of)))
+            let of = InputChannels::new(&shape, c.group)?;
+            Some((m.const_f32(n.input(1)?)?, Box::new(move |i| of.of(i))))
         }
         _ => None,
     }
