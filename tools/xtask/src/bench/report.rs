@@ -153,7 +153,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            "X (family 1, model 2), 2 processors; load 0.1 before, 1.0 after; level avx2."
+            "X (family 1, model 2), 2 for this command; load 0.1 before, 1.0 after; level avx2."
         );
         assert!(lines.contains(&"| bf16 peak | none on registers | - |"), "{text}");
         assert!(
