@@ -31,7 +31,7 @@ fn share(share: Option<f64>) -> String {
 /// Three significant digits or so.
 pub fn number(value: f64) -> String {
     match value {
-        v if v == 0.0 => "-".into(),
+        0.0 => "-".into(),
         v if v < 10.0 => format!("{v:.3}"),
         v if v < 100.0 => format!("{v:.2}"),
         v => format!("{v:.1}"),
