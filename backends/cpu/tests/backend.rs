@@ -3,7 +3,7 @@
 use rsqc_backend::{Backend, KernelSpec, TextForm};
 use rsqc_cpu::Cpu;
 use rsqc_ir::diag::Blame;
-use rsqc_ir::region::{Access, Anchor, Axis, AxisKind, Region, Store};
+use rsqc_ir::region::{Access, Anchor, Axis, AxisKind, Gather, Region, Store};
 use rsqc_ir::scalar::BodyBuilder;
 use rsqc_ir::{Const, Dim, Layout, ScalarType, TensorType};
 use std::collections::BTreeMap;
@@ -53,6 +53,32 @@ fn equal_work_shares_a_kernel() {
     assert_eq!(name(&[&m, &n], 2.0), name(&[&n], 2.0));
     assert_ne!(name(&[&n], 2.0), name(&[&n], 3.0));
     assert_ne!(name(&[&n], 2.0), name(&[&Dim::from(64i64)], 2.0));
+}
+
+#[test]
+fn counts_the_rows_of_a_table_that_are_read() {
+    let n = Dim::sym("n");
+    let mut spec = scaled(&[n.clone(), Dim::from(64i64)], 2.0);
+    let row = |extents: &[i64]| Gather {
+        operand: 1,
+        stride: Dim::from(extents[1]),
+        limit: Dim::from(extents[0]),
+    };
+    spec.region.operands = vec![
+        Access {
+            gathers: vec![row(&[1000, 64])],
+            ..Access::linear([(1, Dim::from(1i64))])
+        },
+        Access::linear([(0, Dim::from(1i64))]),
+    ];
+    let table = TensorType::new(ScalarType::F32, vec![Dim::from(1000i64), Dim::from(64i64)]);
+    spec.operands = vec![table, TensorType::new(ScalarType::I64, vec![n])];
+    spec.operand_layouts = vec![None, None];
+    let bytes = Cpu::default().select(&spec).expect("a kernel").bytes;
+    let at = |n: i64| bytes.eval(&|_| Some(n)).expect("one symbol");
+    // Rows and results of 256 bytes, indices of 8; the table has 256,000 bytes.
+    assert_eq!(at(4), 4 * (256 + 256 + 8));
+    assert_eq!(at(100_000), 256_000 + 100_000 * (256 + 8));
 }
 
 #[test]

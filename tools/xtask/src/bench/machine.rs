@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 pub struct Machine {
     /// Name, family and model of the processor.
     pub cpu: String,
-    /// Processors.
+    /// Processors that this command may use.
     pub cpus: usize,
     /// Load averages over a minute: before the first measurement, and after the last.
     pub load: (Option<f64>, Option<f64>),
@@ -68,7 +68,12 @@ impl Machine {
         } else {
             ""
         };
-        format!("{}, {} processors; {}{quiet}", self.cpu, self.cpus, self.loads())
+        format!(
+            "{}, {} for this command; {}{quiet}",
+            self.cpu,
+            self.cpus,
+            self.loads()
+        )
     }
 
     /// The same as one JSON object.

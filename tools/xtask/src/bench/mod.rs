@@ -200,8 +200,22 @@ pub fn run(root: &Path, args: &Args) -> Result<(), Error> {
     }
     if let Some(script) = script {
         let level = tools.limits()?.level;
-        let table = peers::run(root, &tools, &script, &level, args)?;
-        print!("{table}");
+        let before = machine::load();
+        let measured = peers::run(root, &tools, &script, &level, args)?;
+        let machine = machine::Machine::new(before);
+        let table = format!(
+            "{}; level {level}.\n\n{}",
+            machine.text(),
+            peers::markdown(&measured)?
+        );
+        if args.json {
+            println!(
+                "{}",
+                serde_json::json!({"peers": measured, "machine": machine.json()})
+            );
+        } else {
+            print!("{table}");
+        }
         if args.write {
             document::fill(&document, "cargo xtask bench --peers", &table)?;
         }

@@ -156,7 +156,7 @@ impl Name {
         }
     }
 
-    /// Writes the model and, beside it, a folder of calibration rows; returns both.
+    /// Writes the model and, beside it, a folder of calibration rows, unless they are there; returns both.
     pub fn write(self, folder: &Path) -> Result<(PathBuf, PathBuf), Error> {
         let (model, calib) = (
             folder.join(format!("{}.onnx", self.text())),
@@ -166,6 +166,9 @@ impl Name {
             let path = path.to_path_buf();
             move |source| Error::File { path, source }
         };
+        if model.exists() {
+            return Ok((model, calib));
+        }
         let mut out = BufWriter::new(File::create(&model).map_err(fail(&model))?);
         self.build().write(&mut out).map_err(fail(&model))?;
         out.flush().map_err(fail(&model))?;

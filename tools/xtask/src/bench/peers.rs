@@ -50,8 +50,8 @@ fn own(scheme: &str) -> String {
     format!("rsqc-{scheme}")
 }
 
-/// Compiles MiniLM, runs the script, and returns the table.
-pub fn run(root: &Path, tools: &Tools, script: &Path, level: &str, args: &Args) -> Result<String, Error> {
+/// Compiles MiniLM, runs the script, and returns what it measured; its own table goes to standard error.
+pub fn run(root: &Path, tools: &Tools, script: &Path, level: &str, args: &Args) -> Result<Value, Error> {
     let (model, calib) = whole::minilm().ok_or_else(|| {
         Error::Usage("--peers compares models/minilm of RSQC_SHARED, which is not there".into())
     })?;
@@ -83,13 +83,17 @@ pub fn run(root: &Path, tools: &Tools, script: &Path, level: &str, args: &Args) 
         let job = Job::compile(&tools.rsqc, &model, ("minilm-peers", scheme), &calib, &target)?;
         command.arg("--ext").arg(program(&tools.rsqc, &job));
     }
-    shell::run(command.args(&args.peers_arguments))?;
+    eprintln!("{}", shell::capture(command.args(&args.peers_arguments))?);
     let text = std::fs::read_to_string(&result).map_err(|source| Error::File {
         path: result.clone(),
         source,
     })?;
-    let value = serde_json::from_str(&text).map_err(|e| wrong(&e.to_string()))?;
-    table(&value, &own(SCHEMES[0]))
+    serde_json::from_str(&text).map_err(|e| wrong(&e.to_string()))
+}
+
+/// The table of what the script measured, compared with rsqc's first scheme.
+pub fn markdown(value: &Value) -> Result<String, Error> {
+    table(value, &own(SCHEMES[0]))
 }
 
 fn wrong(reason: &str) -> Error {

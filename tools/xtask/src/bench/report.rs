@@ -31,7 +31,7 @@ fn share(share: Option<f64>) -> String {
 /// Three significant digits or so.
 pub fn number(value: f64) -> String {
     match value {
-        v if v == 0.0 => "-".into(),
+        0.0 => "-".into(),
         v if v < 10.0 => format!("{v:.3}"),
         v if v < 100.0 => format!("{v:.2}"),
         v => format!("{v:.1}"),
@@ -153,7 +153,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            "X (family 1, model 2), 2 processors; load 0.1 before, 1.0 after; level avx2."
+            "X (family 1, model 2), 2 for this command; load 0.1 before, 1.0 after; level avx2."
         );
         assert!(lines.contains(&"| bf16 peak | none on registers | - |"), "{text}");
         assert!(
