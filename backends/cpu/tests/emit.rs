@@ -220,7 +220,10 @@ fn a_routine_stands_once_a_level() {
             assert_eq!(called, ["subroutine_put"]);
             kernels.insert(key(name, level), object(e));
         }
-        routines.insert(key("subroutine_put", level), object(worker.routine(level, &Put)));
+        routines.insert(
+            key("subroutine_put", level),
+            object(worker.routine(level, &Put, true)),
+        );
     }
     let blob = merge_with(&kernels, &routines).expect("everything is there");
     // Both levels store a number with the same instruction, so that everything stands once: routine, one, two.
