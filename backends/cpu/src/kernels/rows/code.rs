@@ -5,6 +5,7 @@ use crate::kernels::access::{Cx, Index, Point};
 use crate::kernels::body::{
     LANES, apply, combine, finish_reduce, from_memory, held, lanes, neutral, single, to_memory, widen,
 };
+use crate::level::LevelFacts;
 use crate::llvm::{Any, Elem, Int, IntCmp, Lanes, Ptr, Vector};
 use rsqc_ir::ScalarType;
 use rsqc_ir::scalar::{Body, BodyId, Pred, ScalarOp};
@@ -132,8 +133,8 @@ fn value_of<'c>(env: &Env<'c>, i: usize) -> Vector<'c> {
     env[i].expect("statements are evaluated after their arguments")
 }
 
-/// A phase body: evaluates one place and returns the new accumulators.
-type Step<'f, 'c> = dyn FnMut(&Place<'c>, &[Any<'c>]) -> Vec<Any<'c>> + 'f;
+/// A phase body: evaluates some places and returns the new accumulators.
+type Step<'f, 'c> = dyn FnMut(&[Place<'c>], &[Any<'c>]) -> Vec<Any<'c>> + 'f;
 
 /// A loop over a row.
 struct Loop<'f, 'c> {
@@ -162,7 +163,7 @@ impl<'c> RowCode<'_, '_, 'c> {
             if phase.reduce.is_empty() && phase.store.is_empty() {
                 continue;
             }
-            let mut step = |place: &Place<'c>, sums: &[Any<'c>]| self.step(phase, &env, place, sums);
+            let mut step = |places: &[Place<'c>], sums: &[Any<'c>]| self.step(phase, &env, places, sums);
             let mut phase_loop = Loop {
                 once: phase.one_loop,
                 step: &mut step,
@@ -194,10 +195,30 @@ impl<'c> RowCode<'_, '_, 'c> {
         }
     }
 
-    /// One place of a phase's loop.
-    fn step(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>, sums: &[Any<'c>]) -> Vec<Any<'c>> {
-        let (cx, e) = (self.cx, self.cx.e);
+    /// Some places of a phase's loop.
+    fn step(&self, phase: &Phase, env: &Env<'c>, places: &[Place<'c>], sums: &[Any<'c>]) -> Vec<Any<'c>> {
+        let cx = self.cx;
         let body = &cx.spec.region.body;
+        let mut envs: Vec<Env<'c>> = places
+            .iter()
+            .map(|place| self.reload(phase, env, place))
+            .collect();
+        evaluate_together(cx, body, &phase.varying, &mut envs, places, self.anchor);
+        let mut sums = sums.to_vec();
+        for (env, place) in envs.iter().zip(places) {
+            self.keep(phase, env, place);
+            for n in &phase.store {
+                let value = value_of(env, cx.spec.region.stores[*n].value.index());
+                cx.store(*n, value, &place.at);
+            }
+            self.reduce(phase, env, place, &mut sums);
+        }
+        sums
+    }
+
+    /// The values of a place before the phase: uniform ones and kept ones.
+    fn reload(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>) -> Env<'c> {
+        let e = self.cx.e;
         let mut env = env.clone();
         for slot in &phase.reload {
             let (s, ty) = self.plan.kept[*slot];
@@ -213,10 +234,14 @@ impl<'c> RowCode<'_, '_, 'c> {
                 value
             });
         }
-        evaluate(cx, body, &phase.varying, &mut env, place, self.anchor);
+        env
+    }
+
+    fn keep(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>) {
+        let e = self.cx.e;
         for slot in &phase.keep {
             let (s, ty) = self.plan.kept[*slot];
-            let value = widen(e, value_of(&env, s), LANES);
+            let value = widen(e, value_of(env, s), LANES);
             let value = if ty == ScalarType::Bool {
                 to_memory(e, ty, value)
             } else {
@@ -224,24 +249,20 @@ impl<'c> RowCode<'_, '_, 'c> {
             };
             e.store_aligned(value, self.kept_at(*slot, place), self.align(ty));
         }
-        for n in &phase.store {
-            cx.store(
-                *n,
-                value_of(&env, cx.spec.region.stores[*n].value.index()),
-                &place.at,
-            );
-        }
-        let mut next = Vec::with_capacity(sums.len());
-        for ((i, kind), sum) in phase.reduce.iter().zip(sums) {
-            let sum = sum.into_vector_value();
-            let x = widen(e, value_of(&env, body.stmts[*i].args[0].index()), lanes(sum));
+    }
+
+    fn reduce(&self, phase: &Phase, env: &Env<'c>, place: &Place<'c>, sums: &mut [Any<'c>]) {
+        let e = self.cx.e;
+        let body = &self.cx.spec.region.body;
+        for ((i, kind), slot) in phase.reduce.iter().zip(sums) {
+            let sum = slot.into_vector_value();
+            let x = widen(e, value_of(env, body.stmts[*i].args[0].index()), lanes(sum));
             let more = combine(e, *kind, body.stmts[*i].ty, sum, x);
-            next.push(match place.at.part {
+            *slot = match place.at.part {
                 Lanes::All => more.into(),
                 Lanes::First(count) => e.select(e.first_lanes(LANES, count), more, sum).into(),
-            });
+            };
         }
-        next
     }
 
     /// Rows of kept values are as long as the row, plus a vector that may hang over.
@@ -291,7 +312,7 @@ impl<'c> RowCode<'_, '_, 'c> {
                     at: outer.clone(),
                     element: zero,
                 };
-                (body.step)(&place, init)
+                (body.step)(&[place], init)
             }
             [axis] => {
                 let (from, to) = range.unwrap_or((zero, self.cx.extent(*axis)));
@@ -311,7 +332,8 @@ impl<'c> RowCode<'_, '_, 'c> {
         }
     }
 
-    /// Whole vectors along one axis, then what is left.
+    /// Whole vectors along one axis, then what is left. A large body runs on two vectors at once where their number is
+    /// known to be even and a vector is one register: its operations depend on each other.
     fn vectors(
         &self,
         outer: &Point<'c>,
@@ -328,13 +350,23 @@ impl<'c> RowCode<'_, '_, 'c> {
         let whole = e.and(length, e.i64(-width));
         let middle = e.add(from, whole);
         let known = length.get_sign_extended_constant();
+        let place = |i: Int<'c>, part: Lanes<'c>| {
+            let mut at = outer.with(axis, Index::Run(i));
+            at.part = part;
+            let element = e.add(element, i);
+            Place { at, element }
+        };
+        let pair = 2 * width;
+        if known.is_some_and(|n| n >= pair && n % pair == 0) && body.once && e.level().lanes() == LANES {
+            return e.fold(from, to, e.i64(pair), init, |i, sums| {
+                let second = place(e.add(i, by), Lanes::All);
+                (body.step)(&[place(i, Lanes::All), second], sums)
+            });
+        }
         let mut run =
             |(from, to): (Int<'c>, Int<'c>), part: &dyn Fn(Int<'c>) -> Lanes<'c>, sums: &[Any<'c>]| {
                 e.fold(from, to, by, sums, |i, sums| {
-                    let mut at = outer.with(axis, Index::Run(i));
-                    at.part = part(i);
-                    let element = e.add(element, i);
-                    (body.step)(&Place { at, element }, sums)
+                    (body.step)(&[place(i, part(i))], sums)
                 })
             };
         if known.is_none_or(|n| n > width && n % width != 0) && body.once {
@@ -396,7 +428,7 @@ impl<'c> RowCode<'_, '_, 'c> {
             let mut at = outer.clone();
             self.take_apart(&mut at, row, i, total);
             at.part = Lanes::First(e.imin(e.sub(total, i), e.i64(width)));
-            (body.step)(&Place { at, element: i }, sums)
+            (body.step)(&[Place { at, element: i }], sums)
         })
     }
 
