@@ -362,10 +362,8 @@ fn feed(tap: &mut Tap, t: &Tensor, sample: usize) -> Result<(), Diag> {
         (None, [o]) => o.observe(x, row),
         (Some((axis, _)), all) => {
             let inner: usize = t.shape[axis + 1..].iter().product();
-            let parts = x.chunks(inner.max(1)).enumerate();
-            parts.fold(Ok(()), |seen, (i, part)| {
-                seen.and(all[i % all.len()].observe(part, row))
-            })
+            let mut parts = x.chunks(inner.max(1)).enumerate();
+            parts.try_for_each(|(i, part)| all[i % all.len()].observe(part, row))
         }
         (None, _) => return Err(Diag::internal(tap.layer.clone(), "a tensor has one observer")),
     };
