@@ -240,7 +240,12 @@ fn attention_multiplies_codes_where_the_scheme_says_so() {
         let of = |l: &&crate::pass::LayerReport| l.node == "n12";
         let found = report.layers.iter().find(of);
         let (scheme, reason) = found.map_or_else(Default::default, |l| (l.scheme.clone(), l.reason.clone()));
-        (count(&out, "quant.attention"), scheme, reason, count(&out, "quant.fake"))
+        (
+            count(&out, "quant.attention"),
+            scheme,
+            reason,
+            count(&out, "quant.fake"),
+        )
     };
     let (coded, scheme, reason, fakes) = layer("w8a8+attn8");
     assert_eq!((coded, scheme.as_str(), fakes), (1, "w8a8+attn8", 4));
