@@ -77,19 +77,21 @@ fn quantized_embeddings_stay_close() {
     let Some(data) = shared::find("quantized_embeddings_stay_close", "models/minilm/eval.npz") else {
         return;
     };
-    let compiled = compile(&path, "w8a8", &[best()]);
-    let mut code = SessionProgram::new(&load(&compiled, best()), 2).expect("a session");
-    let figures = evaluate(Task::Embedding, &mut code, None, &data, usize::MAX).expect("evaluates");
-    println!("minilm w8a8: {figures:?}");
-    let figure = |name: &str| {
-        figures
-            .iter()
-            .find(|(k, _)| k == name)
-            .map(|(_, v)| *v)
-            .expect("a figure")
-    };
-    assert!(figure("spearman") >= 0.9990, "{figures:?}");
-    assert!(figure("mean_cosine") >= 0.9965, "{figures:?}");
+    for scheme in ["w8a8", "w8a8+attn8"] {
+        let compiled = compile(&path, scheme, &[best()]);
+        let mut code = SessionProgram::new(&load(&compiled, best()), 2).expect("a session");
+        let figures = evaluate(Task::Embedding, &mut code, None, &data, usize::MAX).expect("evaluates");
+        println!("minilm {scheme}: {figures:?}");
+        let figure = |name: &str| {
+            figures
+                .iter()
+                .find(|(k, _)| k == name)
+                .map(|(_, v)| *v)
+                .expect("a figure")
+        };
+        assert!(figure("spearman") >= 0.9990, "{scheme}: {figures:?}");
+        assert!(figure("mean_cosine") >= 0.9965, "{scheme}: {figures:?}");
+    }
 }
 
 #[test]
