@@ -65,7 +65,7 @@ fn an_encoder_is_calibrated_by_sentences() {
             .all(|(_, scale, samples)| scale.parse::<f32>().is_ok_and(|s| s > 0.0) && samples == "9")
     );
     let mut program = SessionProgram::new(&c.load().expect("loads"), 1).expect("a session");
-    let figures = evaluate(&mut program, &data, Task::Embedding, None).expect("evaluates");
+    let figures = evaluate(Task::Embedding, &mut program, None, &data, usize::MAX).expect("evaluates");
     let mean = figures.iter().find(|(k, _)| k == "mean_cosine").map(|(_, v)| *v);
     // Sixty-four sequences of the calibration set give 0.990.
     assert!(mean.is_some_and(|m| m >= 0.985), "{mean:?}");
