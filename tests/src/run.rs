@@ -1,14 +1,16 @@
 //! Lowers modules, compiles them in this process, and compares each step with the evaluator.
 
 use rsqc::compiler::{self, Clock, CompileOptions, Compiled};
+use rsqc::executor::CompiledExecutor;
 use rsqc::specs::{elem_type, scalar_type};
 use rsqc_artifact::Level;
 use rsqc_backend::Backend;
 use rsqc_ir::diag::Diag;
 use rsqc_ir::eval::{Data, Tensor};
 use rsqc_ir::{Module, ScalarType};
-use rsqc_passes::manager::{ManagerOptions, Report};
-use rsqc_passes::pass::Samples;
+use rsqc_passes::lower;
+use rsqc_passes::manager::{ManagerOptions, PassManager, Report};
+use rsqc_passes::pass::{Env, Samples};
 use rsqc_passes::scheme::Scheme;
 use rsqc_runtime::{Model, Session, TensorView};
 use std::path::Path;
@@ -51,6 +53,24 @@ pub fn lower(m: &mut Module, o: &CompileOptions) -> Result<Report, String> {
 /// Runs a scheme's pipeline; static scales come from one sample.
 pub fn lower_on(m: &mut Module, o: &CompileOptions, sample: Vec<Tensor>) -> Result<Report, String> {
     compiler::lower_with(m, Path::new("module"), o, backend(), Some(&One(sample))).map_err(|f| f.text)
+}
+
+/// The same from a canonical module on.
+pub fn lower_canonical_on(m: &mut Module, o: &CompileOptions, sample: Vec<Tensor>) -> Result<Report, String> {
+    let backend = rsqc_cpu::Cpu::default();
+    let executor = CompiledExecutor {
+        backend: &backend,
+        threads: 0,
+    };
+    let samples = One(sample);
+    let env = Env {
+        executor: Some(&executor),
+        samples: Some(&samples),
+        ..Env::default()
+    };
+    PassManager::new(env, o.manager.clone())
+        .run(m, &lower::passes(&o.scheme))
+        .map_err(|d| d.to_string())
 }
 
 /// Calibration data of one sample.

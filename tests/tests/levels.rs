@@ -4,14 +4,19 @@
 //! and every value that anything else computes becomes an output. Given the same inputs, all outputs of the cut model
 //! must have the same bits at every level: the integer products, quantizers, norms, softmax-free arithmetic, gathers.
 
-use rsqc::compiler;
+use rsqc::compiler::{self, Clock, CompileOptions};
 use rsqc_artifact::Level;
+use rsqc_backend::Backend;
 use rsqc_cpu::isa::excess;
 use rsqc_cpu::llvm::reachable;
 use rsqc_ir::eval::Tensor;
 use rsqc_ir::region::{Anchor, Products};
 use rsqc_ir::{Module, NodeId, Op, Port, ScalarType, Symbol, ValueId};
-use rsqc_tests::run::{compile, levels, load, lower_on, options, run, same_bits};
+use rsqc_passes::manager::{ManagerOptions, PassManager, Report};
+use rsqc_passes::pass::Env;
+use rsqc_passes::pipeline;
+use rsqc_tests::outliers::plant;
+use rsqc_tests::run::{compile, levels, load, lower, lower_canonical_on, lower_on, options, run, same_bits};
 use rsqc_tests::shared;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -134,8 +139,13 @@ fn prove(path: &Path, scheme: &str, families: &[&str]) {
     let mut m = compiler::import(path, &Default::default()).unwrap_or_else(|e| panic!("{at}: {}", e.text));
     let sample = inputs(&m, m.graph.inputs(), false);
     lower_on(&mut m, &o, sample).unwrap_or_else(|e| panic!("{at}: {e}"));
-    let cut = cut(&m);
-    let compiled = compile(&cut.module, &o).unwrap_or_else(|e| panic!("{at}: {e}"));
+    prove_lowered(&m, &o, &at, families);
+}
+
+/// The same for a lowered module.
+fn prove_lowered(m: &Module, o: &CompileOptions, at: &str, families: &[&str]) {
+    let cut = cut(m);
+    let compiled = compile(&cut.module, o).unwrap_or_else(|e| panic!("{at}: {e}"));
     let names: Vec<&str> = compiled.manifest.kernels.iter().map(|k| &*k.name).collect();
     for family in families {
         assert!(
@@ -153,7 +163,7 @@ fn prove(path: &Path, scheme: &str, families: &[&str]) {
             }
         }
     }
-    same_at_every_level(&cut, &compiled, &at);
+    same_at_every_level(&cut, &compiled, at);
 }
 
 fn same_at_every_level(cut: &Cut, compiled: &rsqc::compiler::Compiled, at: &str) {
@@ -214,6 +224,80 @@ fn digits(model: &str, scheme: &str, families: &[&str]) {
     prove(&path, scheme, families);
 }
 
+/// Both proofs for the outlier variant of a decoder, which exists in canonical form.
+fn prove_planted(test: &str, model: &str, scheme: &str) {
+    let Some(path) = shared::find(test, &format!("models/tinyllama/{model}/model.onnx")) else {
+        return;
+    };
+    let mut m = compiler::import(&path, &Default::default()).expect("imports");
+    PassManager::new(Env::default(), ManagerOptions::default())
+        .run(&mut m, &pipeline::canonicalize())
+        .expect("canonical");
+    plant(&mut m);
+    let o = options(scheme, &Level::ALL);
+    let sample = inputs(&m, m.graph.inputs(), false);
+    let at = format!("{model} with outliers, {scheme}");
+    lower_canonical_on(&mut m, &o, sample).unwrap_or_else(|e| panic!("{at}: {e}"));
+    prove_lowered(&m, &o, &at, &["qc8w_gemm"]);
+}
+
+#[test]
+fn outlier_variants() {
+    prove_planted("outlier_variants", "stories260k", "w8a8-static+smoothquant");
+    prove_planted("outlier_variants", "tinystories656k", "w8a8+smoothquant");
+    prove_planted("outlier_variants", "tinystories656k", "w8a8-static");
+}
+
+/// What calibration runs on: float products in one order, so all outputs have the same bits at all levels, whatever the
+/// number of threads.
+fn reproducible(path: &Path) {
+    let at = path.display();
+    let o = options("none", &Level::ALL);
+    let mut m = compiler::import(path, &Default::default()).expect("imports");
+    let fed = inputs(&m, m.graph.inputs(), false);
+    lower(&mut m, &o).unwrap_or_else(|e| panic!("{at}: {e}"));
+    let backend = rsqc_cpu::Cpu::default().reproducible();
+    let compiled = compiler::assemble(
+        &m,
+        Report::default(),
+        path,
+        &o,
+        backend.as_ref(),
+        &mut Clock::new(&mut |_| {}),
+    )
+    .unwrap_or_else(|e| panic!("{at}: {}", e.text));
+    let mut first: Option<Vec<Tensor>> = None;
+    for (level, threads) in levels().into_iter().flat_map(|l| [(l, 1), (l, 2)]) {
+        let got = run(&load(&compiled, level), threads, &fed).unwrap_or_else(|e| panic!("{at} {level}: {e}"));
+        let want = first.get_or_insert_with(|| got.clone());
+        for (w, g) in want.iter().zip(&got) {
+            let off = rsqc_tests::run::relative_difference(w, g);
+            assert!(
+                same_bits(w, g),
+                "{at}: other bits at {level} on {threads} threads: {off:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn calibration_runs_have_the_same_bits_everywhere() {
+    let test = "calibration_runs_have_the_same_bits_everywhere";
+    for model in ["vit", "cnn", "mlp"] {
+        reproducible(&shared::repository(&format!("examples/digits/{model}.onnx")));
+    }
+    for model in [
+        "minilm",
+        "squeezenet",
+        "resnet20_cifar10",
+        "tinyllama/stories260k",
+    ] {
+        if let Some(path) = shared::find(test, &format!("models/{model}/model.onnx")) {
+            reproducible(&path);
+        }
+    }
+}
+
 #[test]
 fn digits_float() {
     digits("vit", "none", &["gemm", "attention", "reduce"]);
@@ -242,6 +326,16 @@ fn digits_static() {
 }
 
 #[test]
+fn digits_smoothed() {
+    digits("vit", "w8a8+smoothquant:alpha=auto", &["qc8w_gemm", "attention"]);
+    digits(
+        "mlp",
+        "w8a8-static+smoothquant:alpha=auto:mode=block",
+        &["qc8w_gemm"],
+    );
+}
+
+#[test]
 fn digits_weight_only() {
     digits("vit", "w8a16", &["f32_f32_qc8w_gemm", "attention"]);
     digits("mlp", "w8a16", &["f32_f32_qc8w_gemm"]);
@@ -265,6 +359,18 @@ extra! {
     stories260k_attention_over_codes "tinyllama/stories260k" "w8a8+attn8" ["attention_qd8"];
     minilm_weight_only "minilm" "w8a16" ["qc8w_gemm", "attention"];
     minilm_static "minilm" "w8a8-static" ["qc8w_gemm", "attention"];
+    minilm_smoothed "minilm" "w8a8+smoothquant" ["qc8w_gemm", "attention"];
+    minilm_static_smoothed "minilm" "w8a8-static+smoothquant" ["qc8w_gemm", "attention"];
+    stories260k_smoothed "tinyllama/stories260k" "w8a8+smoothquant" ["qc8w_gemm"];
+    stories656k_smoothed "tinyllama/tinystories656k" "w8a8+smoothquant" ["qc8w_gemm"];
+    stories260k_static_smoothed "tinyllama/stories260k" "w8a8-static+smoothquant:alpha=auto" ["qc8w_gemm"];
+    stories656k_static_smoothed "tinyllama/tinystories656k" "w8a8-static+smoothquant" ["qc8w_gemm"];
+    resnet_smoothed "resnet20_cifar10" "w8a8+smoothquant" [];
+    squeezenet_smoothed "squeezenet" "w8a8-static+smoothquant" [];
+    resnet_weight_only "resnet20_cifar10" "w8a16" [];
+    squeezenet_weight_only "squeezenet" "w8a16" [];
+    stories260k_weight_only "tinyllama/stories260k" "w8a16" ["qc8w_gemm"];
+    stories656k_weight_only "tinyllama/tinystories656k" "w8a16" ["qc8w_gemm"];
     resnet_static "resnet20_cifar10" "w8a8-static" [];
     squeezenet_static "squeezenet" "w8a8-static" [];
     stories260k_static "tinyllama/stories260k" "w8a8-static" ["qc8w_gemm"];

@@ -7,15 +7,13 @@ use rsqc::metrics::snr_db;
 use rsqc_artifact::manifest::Layer;
 use rsqc_ir::diag::Diag;
 use rsqc_ir::eval::{Data, Tensor};
-use rsqc_ir::{Module, Op, ScalarType};
+use rsqc_ir::{Module, ScalarType};
 use rsqc_passes::pass::{Env, Samples};
 use rsqc_passes::scheme::Scheme;
 use rsqc_passes::{ManagerOptions, PassManager, lower, pipeline};
+use rsqc_tests::outliers::plant;
 use rsqc_tests::run::{compile, load, options, run};
 use rsqc_tests::shared;
-
-/// Channel of the planted outlier and its factor, a power of two: the function stays bit for bit.
-const PLANTED: (usize, f32) = (17, 64.0);
 
 /// Token sequences for a decoder with empty caches.
 struct Tokens(Vec<Vec<Tensor>>);
@@ -57,41 +55,6 @@ fn tokens(m: &Module, seed: usize, length: usize) -> Vec<Tensor> {
         Tensor { shape, data }
     };
     m.graph.inputs().iter().map(tensor).collect()
-}
-
-/// Gains of all RMS norms times the factor at the channel, the rows that multiply it divided by it.
-fn plant(m: &mut Module) {
-    let (channel, factor) = PLANTED;
-    let mut edits: Vec<(rsqc_ir::NodeId, usize, Tensor)> = Vec::new();
-    let scaled = |v, range: &dyn Fn(&[usize]) -> std::ops::Range<usize>, f: f32| {
-        let t = Tensor::from_const(m.const_of(v).expect("a constant")).expect("a tensor");
-        let mut data = t.as_slice::<f32>().expect("f32").to_vec();
-        data[range(&t.shape)].iter_mut().for_each(|v| *v *= f);
-        Tensor::new(t.shape, data)
-    };
-    for id in m.graph.node_ids() {
-        let n = m.graph.node(id);
-        if !matches!(n.op, Op::RmsNorm(_)) {
-            continue;
-        }
-        let gain = n.input(1).expect("a gain");
-        edits.push((id, 1, scaled(gain, &|_| channel..channel + 1, factor)));
-        for (user, _) in m.graph.users(n.output()) {
-            assert!(matches!(m.graph.node(user).op, Op::MatMul(_)), "a product");
-            let w = m.graph.node(user).input(1).expect("a weight");
-            let row = |s: &[usize]| channel * s[1]..(channel + 1) * s[1];
-            edits.push((user, 1, scaled(w, &row, 1.0 / factor)));
-        }
-    }
-    assert!(!edits.is_empty());
-    for (id, slot, t) in edits {
-        let c = t.to_const("planted");
-        let ty = c.ty.clone();
-        let c = m.consts.add(c);
-        let mut inputs = m.graph.node(id).inputs.clone();
-        inputs[slot] = Some(m.graph.add_const(c, ty));
-        m.graph.set_inputs(id, inputs);
-    }
 }
 
 /// Logits of a held-out sequence, number of plan steps, and what the passes said of each layer.

@@ -17,7 +17,13 @@ pub fn choose(bins: &[u64], levels: usize) -> Option<(usize, f64)> {
     if let Some(second) = bins.get(1).copied() {
         bins[0] = second;
     }
-    let n_ln_n = |n: u64| if n == 0 { 0.0 } else { n as f64 * (n as f64).ln() };
+    let n_ln_n = |n: u64| {
+        if n == 0 {
+            0.0
+        } else {
+            n as f64 * libm::log(n as f64)
+        }
+    };
     let (mut mass, mut used, mut own) = (vec![0u64], vec![0u64], vec![0f64]);
     for n in &bins {
         mass.push(mass[mass.len() - 1] + n);
@@ -43,7 +49,7 @@ pub fn choose(bins: &[u64], levels: usize) -> Option<(usize, f64)> {
             let to = ((k + 1) * i).div_ceil(levels);
             let (m, u) = (mass[to] - mass[from], used[to] - used[from]);
             if m > 0 {
-                level = (m as f64 / u as f64).ln();
+                level = libm::log(m as f64 / u as f64);
                 spread += m as f64 * level;
             }
             from = to;
@@ -51,7 +57,7 @@ pub fn choose(bins: &[u64], levels: usize) -> Option<(usize, f64)> {
         // The last interval holds the last bin; `level` is its own unless it is empty, and then nothing is cut.
         let cross = spread + cut as f64 * level;
         let n = total as f64;
-        let d = (p - cross) / n + (mass[i] as f64 / n).ln();
+        let d = (p - cross) / n + libm::log(mass[i] as f64 / n);
         if best.is_none_or(|(_, b)| d <= b) {
             best = Some((i, d));
         }

@@ -239,7 +239,7 @@ pub(super) const METHODS: &[SchemeInfo] = &[
     supported(row(
         Method,
         "smoothquant",
-        "moves activation outliers into weights by a vector per channel (alpha=0..1 or auto; min, max, step of the search; sites=all or commuting)",
+        "moves activation outliers into weights by a vector per channel (alpha=0..1 or auto; min, max, step of the search, mode=layer or block; sites=all or commuting)",
         "samples",
         "arXiv 2211.10438",
     )),

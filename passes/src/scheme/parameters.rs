@@ -43,6 +43,12 @@ const PARAMETERS: &[Parameter] = &[
         range: None,
         words: &["all", "commuting"],
     },
+    Parameter {
+        method: "smoothquant",
+        key: "mode",
+        range: None,
+        words: &["layer", "block"],
+    },
     number("smoothquant", "min", 0.0, 1.0),
     number("smoothquant", "max", 0.0, 1.0),
     number("smoothquant", "step", 0.0, 1.0),

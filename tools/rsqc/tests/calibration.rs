@@ -131,6 +131,57 @@ fn a_static_model_keeps_its_accuracy_and_shows_its_ranges() {
     );
 }
 
+/// Artifacts that were compiled at different levels, with all that calibration and searches compute, are the same file.
+#[test]
+fn artifacts_do_not_depend_on_the_level_of_the_compiling_machine() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let f = dir.path();
+    let (own, calib) = (example("vit.onnx"), example("calib.npz"));
+    let auto = "w8a8-static+smoothquant:alpha=auto:step=0.25";
+    let block = "w8a8-static+smoothquant:alpha=auto:step=0.5:mode=block+entropy";
+    let mut cases = vec![
+        (own.clone(), "w8a8-static+smoothquant", calib.clone()),
+        (own.clone(), auto, calib.clone()),
+        (own, block, calib.clone()),
+        (example("cnn.onnx"), "w8a8-static", calib),
+    ];
+    let shared = std::env::var_os("RSQC_SHARED").map(|s| PathBuf::from(s).join("models/minilm"));
+    if let Some(folder) = shared.filter(|s| s.join("calib.npz").exists()) {
+        let (model, calib) = (folder.join("model.onnx"), folder.join("calib.npz"));
+        cases.push((model, "w8a8-static+smoothquant", calib));
+    } else {
+        println!("minilm is left out, RSQC_SHARED does not name a folder with it");
+    }
+    for (model, scheme, calib) in cases {
+        let (model, calib) = (model.display().to_string(), calib.display().to_string());
+        let mut first: Option<(&str, Vec<u8>)> = None;
+        for level in ["avx512vnni", "avxvnni", "avx2", "portable"] {
+            if !rsqc_runtime::Level::from_name(level).is_some_and(rsqc_runtime::cpu::supports) {
+                continue;
+            }
+            let args = [
+                "compile",
+                &model,
+                "--scheme",
+                scheme,
+                "--calib",
+                &calib,
+                "--target",
+                "cpu:portable,avx2",
+                "-o",
+                "o.so",
+            ];
+            let out = rsqc(f, Some(level), &args);
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            let bytes = std::fs::read(f.join("o.so")).expect("an artifact");
+            match &first {
+                None => first = Some((level, bytes)),
+                Some((other, b)) => assert!(*b == bytes, "{model} {scheme}: {level} and {other} differ"),
+            }
+        }
+    }
+}
+
 #[test]
 fn zero_points_and_static_scales_give_the_same_bits_at_every_level() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -158,6 +158,19 @@ fn remark(cx: &mut PassCx<'_>, m: &Module, site: &Site, c: &Choice) {
         if !c.losses.is_empty() {
             let all: Vec<String> = c.losses.iter().map(|(a, l)| format!("{a}:{l:.6e}")).collect();
             say("smooth_losses", all.join(" "));
+            let at = |alpha: f64| {
+                c.losses
+                    .iter()
+                    .find(|(a, _)| *a == alpha)
+                    .map(|(_, l)| format!("{l:.6e}"))
+            };
+            if let Some(loss) = at(c.alpha) {
+                say("smooth_loss", loss);
+            }
+            if let Some((alpha, loss)) = c.fixed.and_then(|a| Some((a, at(a)?))) {
+                say("smooth_fixed_alpha", alpha.to_string());
+                say("smooth_fixed_loss", loss);
+            }
         }
     }
     cx.note(format!(

@@ -13,13 +13,16 @@
 
 mod apply;
 mod auto_alpha;
+mod block;
+mod loss;
 mod options;
 mod scales;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod trials;
 
-use options::Alpha;
+use options::{Alpha, Grid};
 
 use super::insert_fake_quant::is_quantizable;
 use crate::analysis::sites::{Role, Site, layer, sites};
@@ -28,6 +31,7 @@ use crate::scheme::{LayerScheme, Scheme};
 use rsqc_ir::diag::Diag;
 use rsqc_ir::{Module, NodeId, Op, Phase};
 use stats::Data;
+use trials::Trials;
 
 /// See the file documentation.
 pub struct SmoothQuant {
@@ -43,6 +47,8 @@ pub(crate) struct Choice {
     pub s: Vec<f64>,
     /// Loss of each alpha of the grid, if one was searched.
     pub losses: Vec<(f64, f64)>,
+    /// The alpha that all searched sites together would take, if they had to agree.
+    pub fixed: Option<f64>,
 }
 
 impl Pass for SmoothQuant {
@@ -68,7 +74,14 @@ impl Pass for SmoothQuant {
         let data = Data::new(&m, cx.env(), &sites)?;
         let stats = data.channel_ranges()?;
         let wmax: Vec<Vec<f32>> = sites.iter().map(|s| scales::weight_maxima(&m, s)).collect();
-        let searched = auto_alpha::search(&data, &self.scheme, &stats, &wmax, &alphas)?;
+        let grids: Vec<Option<&Grid>> = alphas
+            .iter()
+            .enumerate()
+            .map(|(i, a)| auto_alpha::grid(&data, i, a))
+            .collect();
+        let trials = Trials::new(&data, &self.scheme, &stats, &wmax, &auto_alpha::points(&grids))?;
+        let searched = auto_alpha::search(&trials, &grids)?;
+        let fixed = auto_alpha::best_fixed(&searched);
         let mut choices = Vec::new();
         for (i, site) in sites.iter().enumerate() {
             let (alpha, losses) = match (&alphas[i], &searched[i]) {
@@ -84,7 +97,12 @@ impl Pass for SmoothQuant {
                 }
             };
             let s = scales::factors(&stats[i].magnitudes(), &wmax[i], &site.groups, alpha);
-            choices.push(Choice { alpha, s, losses });
+            choices.push(Choice {
+                alpha,
+                s,
+                losses,
+                fixed,
+            });
         }
         apply::apply(cx, &m, &sites, &choices)
     }

@@ -19,6 +19,8 @@ pub struct Grid {
     pub max: f64,
     /// Distance between two.
     pub step: f64,
+    /// Whether the sites of a block share an alpha.
+    pub blocks: bool,
 }
 
 impl Grid {
@@ -64,6 +66,7 @@ impl Alpha {
                 min: number("min", 0.0)?,
                 max: number("max", 1.0)?,
                 step: number("step", 0.1)?,
+                blocks: get("mode") == Some("block"),
             };
             let points = (g.max - g.min) / g.step;
             if !(0.0..MAX_POINTS).contains(&points) {
@@ -77,7 +80,10 @@ impl Alpha {
             }
             return Ok(Alpha::Auto(g));
         }
-        if let Some(k) = ["min", "max", "step"].into_iter().find(|k| get(k).is_some()) {
+        if let Some(k) = ["min", "max", "step", "mode"]
+            .into_iter()
+            .find(|k| get(k).is_some())
+        {
             return Err(bad(
                 loc,
                 format!("parameter `{k}` of `{NAME}` describes a search, but alpha is not searched"),
@@ -89,7 +95,7 @@ impl Alpha {
 
 fn bad(loc: &str, message: String) -> Diag {
     Diag::new(Blame::User, loc, message).help(
-        "parameters of `smoothquant`: alpha (0 to 1, or `auto`); with alpha=auto also min, max and step of the search (0 to 1); sites (all, commuting)",
+        "parameters of `smoothquant`: alpha (0 to 1, or `auto`); with alpha=auto also min, max and step of the search (0 to 1) and its mode (layer, block); sites (all, commuting)",
     )
 }
 
@@ -117,7 +123,10 @@ impl fmt::Display for Alpha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Alpha::Fixed(a) => write!(f, "{a}"),
-            Alpha::Auto(g) => write!(f, "auto ({} to {} by {})", g.min, g.max, g.step),
+            Alpha::Auto(g) => {
+                let mode = if g.blocks { ", block by block" } else { "" };
+                write!(f, "auto ({} to {} by {}{mode})", g.min, g.max, g.step)
+            }
         }
     }
 }

@@ -63,7 +63,8 @@ pub(super) fn factors(xmax: &[f32], wmax: &[f32], groups: &[u32], alpha: f64) ->
             if *x == 0.0 {
                 return 1.0;
             }
-            (x.powf(alpha) / w.max(FLOOR).powf(1.0 - alpha)).max(FLOOR)
+            // The host's own power function may round otherwise than another machine's.
+            (libm::pow(*x, alpha) / libm::pow(w.max(FLOOR), 1.0 - alpha)).max(FLOOR)
         })
         .collect()
 }

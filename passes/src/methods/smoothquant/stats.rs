@@ -6,6 +6,7 @@ use crate::pass::{Env, Samples};
 use rsqc_ir::diag::{Blame, Diag};
 use rsqc_ir::eval::{EvalError, Executor, Tensor};
 use rsqc_ir::{Module, ValueId};
+use std::collections::BTreeMap;
 
 /// Model, sites, and what runs it on samples.
 pub(super) struct Data<'a> {
@@ -100,6 +101,26 @@ impl<'a> Data<'a> {
             };
             prepared.run(inputs, &mut sink).map_err(run_error)?;
             failed.map_or(Ok(()), Err)
+        })
+    }
+
+    /// Runs `m`, the float model or one that has all of its values, over all samples and hands over the tapped values of
+    /// each.
+    pub fn each_sample(
+        &self,
+        m: &Module,
+        mut taps: Vec<ValueId>,
+        f: &mut dyn FnMut(&BTreeMap<ValueId, Tensor>),
+    ) -> Result<(), Diag> {
+        taps.sort();
+        taps.dedup();
+        let mut prepared = self.executor.prepare(m, &taps).map_err(run_error)?;
+        self.samples.for_each(&mut |_, inputs| {
+            let mut seen = BTreeMap::new();
+            let mut sink = |v: ValueId, t: &Tensor| drop(seen.insert(v, t.clone()));
+            prepared.run(inputs, &mut sink).map_err(run_error)?;
+            f(&seen);
+            Ok(())
         })
     }
 
