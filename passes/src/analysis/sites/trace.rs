@@ -83,6 +83,13 @@ fn value(m: &Module, v: ValueId, at: &Places, depth: usize) -> Option<Vec<Carrie
             back(0, at.rename(in_axis))
         }
         Op::Slice(s) => back(0, at.slice(s)),
+        Op::Pad(p) => {
+            // 0 divided by a factor is 0; where channels are padded, some have none.
+            let zero = m.const_scalar(n.input(1)?)? == 0.0;
+            let whole = |a: &usize| p.before[*a].is(0) && p.after[*a].is(0);
+            (zero && at.along.keys().all(whole)).then_some(())?;
+            back(0, Some(at.clone()))
+        }
         Op::Concat(c) => concat(m, n, c.axis, at, &back),
         Op::Attention(_) => {
             // Rows of v are only mixed over tokens; query heads share the heads of v in groups.

@@ -8,12 +8,14 @@
 //! The maximum of x runs over all calibration samples, that of W over the layers of the site (equation 4). 1/s lives in the
 //! constants in front of x, or in a product that becomes the pre-scale of the quantization. `alpha=auto` searches a grid
 //! for each site (`auto_alpha.rs`). Behind activation functions that do not commute with factors, such as GELU, only a
-//! search or `sites=all` smooths. Sound because the float function stays what it is: new constants are computed in f64
+//! search or `sites=all` smooths, convolutions `sites=all` alone (`options.rs` has the figures). Sound because the float function stays what it is: new constants are computed in f64
 //! and rounded once, each product by s and 1/s cancels up to that rounding.
 
 mod apply;
 mod auto_alpha;
 mod block;
+#[cfg(test)]
+mod conv_tests;
 mod loss;
 mod options;
 mod scales;
@@ -24,9 +26,11 @@ mod trials;
 
 use options::{Alpha, Grid};
 
+use super::activations::has_few_channels;
 use super::insert_fake_quant::is_quantizable;
 use crate::analysis::sites::{Role, Site, layer, sites};
 use crate::pass::{Effect, Pass, PassCx, Phases};
+use crate::scheme::grammar::MethodUse;
 use crate::scheme::{LayerScheme, Scheme};
 use rsqc_ir::diag::Diag;
 use rsqc_ir::{Module, NodeId, Op, Phase};
@@ -113,18 +117,27 @@ impl SmoothQuant {
     fn sites(&self, cx: &mut PassCx<'_>, m: &Module) -> Result<Vec<Site>, Diag> {
         for id in m.graph.node_ids() {
             let n = m.graph.node(id);
-            let scheme = self.scheme.of_layer(&n.loc).0.quantized();
-            if matches!(n.op, Op::Conv(_)) && scheme.is_some_and(|q| q.method(options::NAME).is_some()) {
-                cx.remark_layer(&n.loc, "smooth", "none, a convolution");
+            if self.is_smoothed(&n.loc) && is_picture(m, id) {
+                cx.remark_layer(&n.loc, "smooth", "none, few channels with ranges of their own");
             }
         }
         let mut all = sites(m, &|id| self.role(m, id))?;
         all.retain(|s| {
-            let wanted = s.layers.iter().any(|id| {
-                let scheme = self.scheme.of_layer(&m.graph.node(*id).loc).0;
-                let method = scheme.quantized().and_then(|q| q.method(options::NAME));
-                method.is_some_and(options::all_sites)
-            });
+            let asks = |f: fn(&MethodUse) -> bool| {
+                s.layers.iter().any(|id| {
+                    let scheme = self.scheme.of_layer(&m.graph.node(*id).loc).0;
+                    scheme.quantized().and_then(|q| q.method(options::NAME)).is_some_and(f)
+                })
+            };
+            let is_conv = |id: &NodeId| matches!(m.graph.node(*id).op, Op::Conv(_));
+            if s.layers.iter().any(is_conv) && !asks(options::conv_sites) {
+                for id in &s.layers {
+                    let why = "none, a convolution; `sites=all` smooths it";
+                    cx.remark_layer(&m.graph.node(*id).loc, "smooth", why);
+                }
+                return false;
+            }
+            let wanted = asks(options::all_sites);
             let Some(op) = s.activation_function(m).filter(|_| !wanted) else {
                 return true;
             };
@@ -140,14 +153,19 @@ impl SmoothQuant {
         Ok(all)
     }
 
+    fn is_smoothed(&self, loc: &str) -> bool {
+        let scheme = self.scheme.of_layer(loc).0.quantized();
+        scheme.is_some_and(|q| q.method(options::NAME).is_some())
+    }
+
     fn role(&self, m: &Module, id: NodeId) -> Role {
         if layer(m, id).is_none() {
             return Role::Other;
         }
-        let linear = matches!(m.graph.node(id).op, Op::MatMul(_));
         match self.scheme.of_layer(&m.graph.node(id).loc).0 {
             LayerScheme::Quantized(_) if !is_quantizable(m, id) => Role::Float,
-            LayerScheme::Quantized(q) if linear && q.method(options::NAME).is_some() => Role::Smoothed,
+            LayerScheme::Quantized(_) if is_picture(m, id) => Role::Other,
+            LayerScheme::Quantized(q) if q.method(options::NAME).is_some() => Role::Smoothed,
             LayerScheme::Quantized(_) => Role::Other,
             LayerScheme::Float => Role::Float,
         }
@@ -175,6 +193,12 @@ impl SmoothQuant {
             .map(|(a, _)| a)
             .ok_or_else(|| Diag::internal(name(m, site), "a site without a smoothed layer"))
     }
+}
+
+/// Whether the node is a convolution of so few channels that each is quantized for itself: no factor could help.
+fn is_picture(m: &Module, id: NodeId) -> bool {
+    let n = m.graph.node(id);
+    matches!(n.op, Op::Conv(_)) && n.input(0).is_some_and(|x| has_few_channels(m, x))
 }
 
 /// What a site is called in messages: its layers.
