@@ -54,7 +54,7 @@ fn cut(lowered: &Module) -> Cut {
             let place = match outputs.iter().position(|p| p.value == v) {
                 Some(place) => place,
                 // Codes that are stored with an offset show in the products that read them.
-                None if m.graph.value(v).layout.is_some() => continue,
+                None if m.graph.value(v).layout.is_some() && !product => continue,
                 None => {
                     outputs.push(Port {
                         name: format!("value{}", v.0),
@@ -68,6 +68,7 @@ fn cut(lowered: &Module) -> Cut {
                 let ty = m.graph.ty(v).clone();
                 feeds[place] = Some(m.graph.inputs().len());
                 let input = m.graph.add_input(&format!("cut{}", v.0), ty);
+                m.graph.set_layout(input, m.graph.value(v).layout);
                 replace_readers(&mut m, v, input);
             }
         }
@@ -122,6 +123,8 @@ fn inputs(m: &Module, ports: &[Port], zeros: bool) -> Vec<Tensor> {
                 Tensor::new(shape, (0..n).map(of).collect::<Vec<i64>>())
             }
             ScalarType::F32 if zeros => Tensor::new(shape, vec![0f32; n]),
+            // Codes that are stored with an offset, as they are in memory.
+            ScalarType::I8 if zeros => Tensor::new(shape, vec![128u8; n]),
             ScalarType::F32 => {
                 let values = (0..n).map(|_| (rng.f32() + rng.f32() + rng.f32() - 1.5) * 2.0);
                 Tensor::new(shape, values.collect::<Vec<f32>>())
