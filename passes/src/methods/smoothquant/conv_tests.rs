@@ -195,13 +195,14 @@ fn outliers_of_channels_no_longer_spoil_the_codes() {
     let error = |text: &str| {
         let scheme = Scheme::parse(text).expect("known");
         let out = run(&m, &passes(&scheme)).0;
-        let ins = inputs(&m, &[("b", 2)], 5, 9);
+        // One of the samples: three cannot know the range of other inputs, and clipping is not what smoothing helps against.
+        let ins = inputs(&m, &[("b", 2)], 5, 101);
         let run = |m: &Module| rsqc_ir::eval::run(m, &ins).expect("runs")[0].to_f64();
         let (a, b) = (run(&m), run(&out));
         a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / a.iter().map(|a| a * a).sum::<f64>()
     };
     for base in ["w8a8", "w8a8-static"] {
         let (plain, smooth) = (error(base), error(&format!("{base}+smoothquant:sites=all")));
-        assert!(smooth < 0.7 * plain, "{base}: {smooth} against {plain}");
+        assert!(smooth < 0.3 * plain, "{base}: {smooth} against {plain}");
     }
 }
