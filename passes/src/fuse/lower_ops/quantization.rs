@@ -1,9 +1,5 @@
 //! Quantization ops. Dynamic parameters reduce over the elements that share a scale, which form the row; the maximum is
 //! taken on the integer bit patterns of |x|, whose order is that of the magnitudes with infinity and NaN on top.
-//!
-//! Where elements along several axes share a scale (a sample, a tensor), a region of its own takes the maxima along the
-//! last axis first: it has many rows, so that all threads work, and may become the epilogue of what computes x. Maxima have
-//! no order, so the result is the same bit for bit.
 
 use super::LowerCx;
 use super::reduce::rows;
@@ -41,29 +37,14 @@ pub(super) fn dynamic_params(cx: &mut LowerCx<'_>, q: &QuantType) -> Result<Vec<
         Granularity::Axis(a) => (0..t.rank()).filter(|i| *i != a as usize).collect(),
         _ => vec![t.rank() - 1],
     };
-    let last = t.rank().saturating_sub(1);
-    let in_steps = row.len() > 1 && row.contains(&last);
-    let first: &[usize] = if in_steps { &[last] } else { &row };
-    let (mut b, access, place) = rows(&t, first);
+    let (mut b, access, place) = rows(&t, &row);
     let mut x = b.load(v, access, ScalarType::F32);
     if let Some((p, _)) = cx.optional(1) {
-        let p = b.load(p, Access::linear([(place[last], Dim::one())]), ScalarType::F32);
+        let last = place[t.rank() - 1];
+        let p = b.load(p, Access::linear([(last, Dim::one())]), ScalarType::F32);
         x = b.b.mul(x, p);
     }
-    let mut top = largest_bits(&mut b, x);
-    if in_steps {
-        let maxima = TensorType::new(ScalarType::I32, t.shape[..last].to_vec());
-        let at = b.dense(0..last);
-        b.store(top, at, maxima.clone());
-        let v = cx.emit(b)?[0];
-        let rest: Vec<usize> = row.iter().copied().filter(|a| *a != last).collect();
-        let (next, access, _) = rows(&maxima, &rest);
-        b = next;
-        let bits = b.load(v, access, ScalarType::I32);
-        top = b.b.reduce(ReduceKind::Max, bits);
-        top = at_least_zero(&mut b, top);
-    }
-    let (m, s) = params(&mut b, top, q.code_range().1);
+    let (m, s) = params(&mut b, x, q.code_range().1);
     // Scale shapes have the kept axes in order, whether or not the reduced one stays with extent 1.
     let at = b.dense(0..t.rank() - row.len());
     b.store(m, at.clone(), cx.result(0));
@@ -71,24 +52,16 @@ pub(super) fn dynamic_params(cx: &mut LowerCx<'_>, q: &QuantType) -> Result<Vec<
     cx.emit(b)
 }
 
-/// The largest bit pattern of |x| along the row.
-fn largest_bits(b: &mut RegionBuilder, x: BodyId) -> BodyId {
-    let magnitude = b.b.abs(x);
-    let bits = b.b.bitcast(magnitude, ScalarType::I32);
-    let top = b.b.reduce(ReduceKind::Max, bits);
-    at_least_zero(b, top)
-}
-
-/// An empty row's maximum is the lowest integer.
-fn at_least_zero(b: &mut RegionBuilder, top: BodyId) -> BodyId {
-    let none = b.b.constant(ScalarConst::int(ScalarType::I32, 0));
-    b.b.max(top, none)
-}
-
-/// Multiplier and scale from the largest bit pattern.
-fn params(b: &mut RegionBuilder, top: BodyId, largest: i32) -> (BodyId, BodyId) {
+fn params(b: &mut RegionBuilder, x: BodyId, largest: i32) -> (BodyId, BodyId) {
+    let int = |v: i64| ScalarConst::int(ScalarType::I32, v);
     let b = &mut b.b;
-    let infinity = b.constant(ScalarConst::int(ScalarType::I32, 0x7f80_0000));
+    let magnitude = b.abs(x);
+    let bits = b.bitcast(magnitude, ScalarType::I32);
+    let top = b.reduce(ReduceKind::Max, bits);
+    // An empty row's maximum is the lowest integer.
+    let none = b.constant(int(0));
+    let top = b.max(top, none);
+    let infinity = b.constant(int(0x7f80_0000));
     let bad = b.cmp(Pred::Ge, top, infinity);
     let amax = b.bitcast(top, ScalarType::F32);
     let (zero, limit) = (b.f32(0.0), b.f32(f32::MAX));
