@@ -16,7 +16,7 @@ use std::process::Command;
 /// The runtimes; what is not installed is left out by the script, which says so.
 const PEERS: &str = "ort-fp32,ort-dyn,ov-f32,ov-int8";
 /// Schemes of rsqc; the first is what all others are compared with.
-const SCHEMES: &[&str] = &["w8a8", "w8a8-static", "w8a16", "none"];
+const SCHEMES: &[&str] = &["w8a8", "w8a8+attn8", "w8a8-static", "none"];
 
 /// The script that times other runtimes, if its folder is given or known from the environment.
 pub fn script(folder: &OsString) -> Result<PathBuf, Error> {
