@@ -57,9 +57,8 @@ pub fn lower_on(m: &mut Module, o: &CompileOptions, sample: Vec<Tensor>) -> Resu
 
 /// The same from a canonical module on.
 pub fn lower_canonical_on(m: &mut Module, o: &CompileOptions, sample: Vec<Tensor>) -> Result<Report, String> {
-    let backend = rsqc_cpu::Cpu::default();
     let executor = CompiledExecutor {
-        backend: &backend,
+        backend: backend(),
         threads: 0,
     };
     let samples = One(sample);

@@ -332,8 +332,8 @@ fn digits_static() {
 fn digits_smoothed() {
     digits("vit", "w8a8+smoothquant:alpha=auto", &["qc8w_gemm", "attention"]);
     digits(
-        "mlp",
-        "w8a8-static+smoothquant:alpha=auto:mode=block",
+        "vit",
+        "w8a8-static+smoothquant:alpha=auto:mode=block:step=0.5",
         &["qc8w_gemm"],
     );
 }
@@ -368,8 +368,8 @@ extra! {
     stories656k_smoothed "tinyllama/tinystories656k" "w8a8+smoothquant" ["qc8w_gemm"];
     stories260k_static_smoothed "tinyllama/stories260k" "w8a8-static+smoothquant:alpha=auto" ["qc8w_gemm"];
     stories656k_static_smoothed "tinyllama/tinystories656k" "w8a8-static+smoothquant" ["qc8w_gemm"];
-    resnet_smoothed "resnet20_cifar10" "w8a8+smoothquant" [];
-    squeezenet_smoothed "squeezenet" "w8a8-static+smoothquant" [];
+    resnet_smoothed "resnet20_cifar10" "w8a8+smoothquant:sites=all" [];
+    squeezenet_smoothed "squeezenet" "w8a8-static+smoothquant:sites=all" [];
     resnet_weight_only "resnet20_cifar10" "w8a16" [];
     squeezenet_weight_only "squeezenet" "w8a16" [];
     stories260k_weight_only "tinyllama/stories260k" "w8a16" ["qc8w_gemm"];

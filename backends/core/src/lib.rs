@@ -76,7 +76,7 @@ pub trait Backend: Send + Sync {
     fn pack(&self, c: &Const, layout: Layout) -> Result<Vec<u8>, Diag>;
     /// Machine code for all kernels (name -> spec), for these levels. Same input, same bytes.
     fn generate(&self, kernels: &BTreeMap<String, KernelSpec>, levels: &[String]) -> Result<Code, Diag>;
-    /// The generated code as text.
+    /// The generated code as text: one self-contained module a kernel and level, with all that it calls.
     fn text(
         &self,
         kernels: &BTreeMap<String, KernelSpec>,

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// How long each figure is measured.
 const WINDOW: Duration = Duration::from_millis(60);
 
-/// Bytes that one turn of the reading loop takes: eight vectors at every level, at the least four cache lines.
+/// Bytes that one turn of the reading loop takes: eight vectors of the widest level, eight cache lines.
 const TURN: usize = 512;
 
 /// Bytes of the cache of so many levels, as Linux tells them.

@@ -249,7 +249,7 @@ impl Backend for Cpu {
         let part = |(choice, level): &(Choice, Level)| {
             let name = &choice.launch.kernel;
             let bytes = on_worker(name, |worker| {
-                let emit = self.with_arithmetic(worker.kernel(*level));
+                let emit = self.with_arithmetic(worker.kernel(choice.code_level(*level)));
                 choice.emit(&emit);
                 worker.finish(emit, output)
             })?;

@@ -44,20 +44,11 @@ impl CodeCache {
         lock().insert(key.clone(), made.clone());
         Ok(made)
     }
-
-    /// How many objects there are.
-    pub fn len(&self) -> usize {
-        self.finished.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// Whether nothing has been generated yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl fmt::Debug for CodeCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CodeCache({} objects)", self.len())
+        let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        write!(f, "CodeCache({} objects)", finished.len())
     }
 }

@@ -50,14 +50,13 @@ impl Choice {
             Family::Attention(kernel) => kernel.emit(e, &self.spec),
         }
     }
-}
 
-impl Choice {
     /// The level whose code the kernel has at `level`: what AVX-VNNI adds counts in integer products only.
     pub fn code_level(&self, level: Level) -> Level {
         let same = match &self.family {
             Family::Linear(linear) => !linear.is_int8(),
-            Family::Rows(_) | Family::Attention(_) => true,
+            Family::Attention(kernel) => !kernel.is_int8(),
+            Family::Rows(_) => true,
         };
         if same && level == Level::AvxVnni {
             Level::Avx2

@@ -19,7 +19,8 @@
 //!
 //! Weights have steps of 1/255 of the largest one of their *block*, not of the row, so that a block far from the row's
 //! maximum keeps its precision. Since l sums what is multiplied, the weights of a row add up to 1 and the factor 255
-//! cancels. `exp` is the formula of [`exponential`]. A NaN score makes l NaN, an infinite or NaN element its scale.
+//! cancels. `exp` is the formula of [`exponential`]. A NaN score makes l NaN, and so does an
+//! infinite or NaN element its scale where scales are computed.
 
 use super::lanes;
 use super::tensor::{Data, Native};

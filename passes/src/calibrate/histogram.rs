@@ -36,7 +36,7 @@ fn exponent(magnitude: f32) -> i32 {
 }
 
 fn power(e: i32) -> f64 {
-    f64::from(e).exp2()
+    libm::ldexp(1.0, e)
 }
 
 impl Histogram {

@@ -58,7 +58,8 @@ pub fn two_sided(h: &Histogram, low: f64, high: f64) -> (f64, f64) {
         let s = (hi - lo) / 255.0;
         let z = (-lo / s).round_ties_even();
         let off = |c: f64| ((c / s).round_ties_even() + z).clamp(0.0, 255.0) - z;
-        used.iter().map(|(c, n)| n * (off(*c) * s - c).powi(2)).sum()
+        let squared = |d: f64| d * d;
+        used.iter().map(|(c, n)| n * squared(off(*c) * s - c)).sum()
     };
     let mut best = (low, high, f64::INFINITY);
     for k in 0..SHRINKS {

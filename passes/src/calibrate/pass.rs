@@ -171,9 +171,12 @@ impl Calibrate {
             Ok(())
         })?;
         let mut patch = Patch::new(&m);
+        let mut corrected = 0;
         for l in &layers {
             let n = m.graph.node(l.node);
-            let mut all = l.correction();
+            let own = l.correction();
+            let largest = own.iter().fold(0f32, |a, c| a.max(c.abs()));
+            let mut all = own;
             match n.input(2).map(|b| m.const_f32(b)) {
                 None => {}
                 Some(Some(b)) => all.iter_mut().zip(b).for_each(|(c, b)| *c += b),
@@ -182,7 +185,6 @@ impl Calibrate {
                     continue;
                 }
             }
-            let largest = l.correction().iter().fold(0f32, |a, c| a.max(c.abs()));
             cx.remark_layer(&n.loc, bias::NAME, format!("{largest:.3e} at most"));
             let bias = patch.constant_f32(&format!("{}.corrected_bias", n.loc), &[all.len()], &all);
             let ins = [n.input(0), n.input(1), Some(bias)];
@@ -190,8 +192,9 @@ impl Calibrate {
                 .node_multi(&m, n.op.clone(), &ins, &n.loc)
                 .map_err(edit_diag)?;
             patch.replace(n.output(), new[0]);
+            corrected += 1;
         }
-        cx.count("corrected biases", layers.len() as u64);
+        cx.count("corrected biases", corrected);
         cx.apply(patch)?;
         Ok(())
     }

@@ -129,7 +129,7 @@ pub(super) const OPTIONS: &[SchemeInfo] = &[
     supported(row(
         Opt,
         "static",
-        "activation scales from calibration instead of run time, one a tensor",
+        "activation scales from calibration instead of run time, one a tensor (one a channel for convolutions of up to four)",
         "samples",
         "",
     )),
@@ -150,7 +150,7 @@ pub(super) const OPTIONS: &[SchemeInfo] = &[
     supported(row(
         Opt,
         "sym",
-        "symmetric activation codes (the default of linear layers)",
+        "symmetric activation codes (the default of linear layers, but behind producers that are hardly ever negative)",
         "none",
         "",
     )),

@@ -70,14 +70,18 @@ impl EvalData {
     fn inputs(&mut self, model: &dyn Program, prefix: &str) -> Result<(Vec<Array>, usize), Failure> {
         let mut arrays = Vec::new();
         let mut filled = Vec::new();
+        let ids_name = format!("{prefix}{}", tokens::IDS);
         let ids_spec = model.inputs().iter().find(|s| s.name == tokens::IDS);
+        let ids = match ids_spec.filter(|_| self.npz.contains(&ids_name)) {
+            Some(spec) => Some((spec, self.npz.read(&ids_name)?)),
+            None => None,
+        };
         for s in model.inputs() {
             let name = format!("{prefix}{}", s.name);
             let given = self.npz.contains(&name);
-            let ids_name = format!("{prefix}{}", tokens::IDS);
-            let made = match ids_spec.filter(|_| !given && self.npz.contains(&ids_name)) {
-                Some(spec) => tokens::beside_ids(s, spec, &self.npz.read(&ids_name)?),
-                None => None,
+            let made = match &ids {
+                Some((spec, ids)) if !given => tokens::beside_ids(s, spec, ids),
+                _ => None,
             };
             filled.extend(made.as_ref().map(|_| s.name.as_str()));
             let a = made.map_or_else(|| self.array(&name), Ok)?;

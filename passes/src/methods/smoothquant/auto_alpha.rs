@@ -64,9 +64,15 @@ pub(super) fn grid<'a>(data: &super::Data<'_>, site: usize, alpha: &'a Alpha) ->
 }
 
 /// Losses of all sites whose alpha is to be searched; `None` for the others, and for sites of convolutions.
-pub(super) fn search(t: &Trials<'_>, grids: &[Option<&Grid>]) -> Result<Vec<Option<Losses>>, Diag> {
+/// Also gives the sites that ask for the loss of a block and lie in none: they are searched by themselves.
+pub(super) fn search(
+    t: &Trials<'_>,
+    grids: &[Option<&Grid>],
+) -> Result<(Vec<Option<Losses>>, Vec<usize>), Diag> {
     let mut found: Vec<Option<Losses>> = vec![None; grids.len()];
     block::search(t, grids, &mut found)?;
+    let alone = |i: &usize| found[*i].is_none() && grids[*i].is_some_and(|g| g.blocks);
+    let alone: Vec<usize> = (0..grids.len()).filter(alone).collect();
     let mut batch: Vec<Search> = Vec::new();
     let mut bytes = 0;
     for (i, grid) in grids.iter().enumerate() {
@@ -86,18 +92,19 @@ pub(super) fn search(t: &Trials<'_>, grids: &[Option<&Grid>]) -> Result<Vec<Opti
         batch.push(s);
     }
     run(t, batch, &mut found)?;
-    Ok(found)
+    Ok((found, alone))
 }
 
-/// The alpha with the smallest loss, the lowest of several.
-pub(super) fn best(losses: &[(f64, f64)]) -> f64 {
-    let mut least = (0.5, f64::INFINITY);
+/// The alpha with the smallest loss, the lowest of several; `None` if no loss is finite.
+pub(super) fn best(losses: &[(f64, f64)]) -> Option<f64> {
+    let mut least = None;
+    let mut bound = f64::INFINITY;
     for (a, l) in losses {
-        if *l < least.1 {
-            least = (*a, *l);
+        if *l < bound {
+            (least, bound) = (Some(*a), *l);
         }
     }
-    least.0
+    least
 }
 
 /// The one alpha that all searched sites together would take: that of the smallest sum of losses, each relative to the
@@ -120,7 +127,7 @@ pub(super) fn best_fixed(all: &[Option<Losses>]) -> Option<f64> {
             *sum += l / least;
         }
     }
-    sums.map(|s| best(&s))
+    sums.and_then(|s| best(&s))
 }
 
 /// Candidates of every alpha.

@@ -32,7 +32,7 @@ pub(super) fn coded(x: &[f32], k: usize, inverse: &[f32], how: Codes) -> Coded {
         let (mult, scale) = if amax == 0.0 {
             (0.0, 0.0)
         } else {
-            ((127.0 / amax).min(f32::MAX), amax / 127.0)
+            ((127.0 / amax).min(f32::MAX), amax * (1.0 / 127.0))
         };
         round(v, mult, 0.0, -127.0, 127.0);
         scale
@@ -130,7 +130,7 @@ mod tests {
             .collect();
         let w: Vec<i64> = (0..k * n).map(|i| 127 - (i % 5 == 0) as i64).collect();
         let float = |v: &[i64], c: usize| {
-            let v = v.iter().map(|x| *x as f32).collect();
+            let v: Vec<f32> = v.iter().map(|x| *x as f32).collect();
             Array2::from_shape_vec((v_rows(&v, c), c), v).expect("a matrix")
         };
         let found = product(&float(&x, k), &float(&w, n));
@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    fn v_rows(v: &Vec<f32>, columns: usize) -> usize {
+    fn v_rows(v: &[f32], columns: usize) -> usize {
         v.len() / columns
     }
 }

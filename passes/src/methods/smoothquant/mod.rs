@@ -19,6 +19,8 @@ mod conv_tests;
 mod loss;
 mod options;
 mod scales;
+#[cfg(test)]
+mod search_tests;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -32,7 +34,7 @@ use crate::analysis::sites::{Role, Site, layer, sites};
 use crate::pass::{Effect, Pass, PassCx, Phases};
 use crate::scheme::grammar::MethodUse;
 use crate::scheme::{LayerScheme, Scheme};
-use rsqc_ir::diag::Diag;
+use rsqc_ir::diag::{Blame, Diag};
 use rsqc_ir::{Module, NodeId, Op, Phase};
 use stats::Data;
 use trials::Trials;
@@ -84,12 +86,28 @@ impl Pass for SmoothQuant {
             .map(|(i, a)| auto_alpha::grid(&data, i, a))
             .collect();
         let trials = Trials::new(&data, &self.scheme, &stats, &wmax, &auto_alpha::points(&grids))?;
-        let searched = auto_alpha::search(&trials, &grids)?;
+        let (searched, alone) = auto_alpha::search(&trials, &grids)?;
+        for i in alone {
+            cx.note(format!(
+                "{}: no residual sum behind it, searched by itself",
+                name(&m, &sites[i])
+            ));
+        }
         let fixed = auto_alpha::best_fixed(&searched);
         let mut choices = Vec::new();
         for (i, site) in sites.iter().enumerate() {
             let (alpha, losses) = match (&alphas[i], &searched[i]) {
-                (_, Some(losses)) => (auto_alpha::best(losses), losses.clone()),
+                (_, Some(losses)) => {
+                    let best = auto_alpha::best(losses).ok_or_else(|| {
+                        Diag::new(
+                            Blame::User,
+                            name(&m, site),
+                            "no alpha of the grid has a finite loss on the samples",
+                        )
+                        .help("look for infinite activations, or give alpha a number")
+                    })?;
+                    (best, losses.clone())
+                }
                 (Alpha::Fixed(a), None) => (*a, Vec::new()),
                 (Alpha::Auto(g), None) => {
                     cx.note(format!(

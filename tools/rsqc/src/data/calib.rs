@@ -4,7 +4,7 @@
 //! whose rank equals the input's is a batch, and axis 0 is cut into samples; with one rank more, axis 0 counts samples
 //! that each fill the input; arrays named `K/input` (K = 0, 1, ...) are one sample each and may differ in length. If the
 //! model has an `attention_mask` input, each sample is cut to its unmasked part, so that padding never enters the
-//! statistics.
+//! statistics; where the length is fixed, padding stays.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -272,7 +272,7 @@ pub fn is_text(path: &Path) -> bool {
     match path.extension().and_then(|e| e.to_str()) {
         Some("npz" | "npy") => false,
         Some("txt") => true,
-        _ => std::fs::File::open(path).is_ok_and(|mut f| {
+        _ => rsqc_onnx::source::open_file(path).is_ok_and(|(mut f, _)| {
             let mut start = [0; 4];
             f.read_exact(&mut start).is_err() || start != *b"PK\x03\x04"
         }),

@@ -238,6 +238,13 @@ impl Text {
                 continue;
             }
             for t in tokenizer.pieces(line).map_err(|what| fail(number, what))? {
+                let padded = self.plan.length.is_some_and(|n| n > t.ids.len());
+                if padded && i64::from(tokenizer.pad) >= tokenizer.rows {
+                    let (pad, rows) = (tokenizer.pad, tokenizer.rows);
+                    let what =
+                        format!("the tokenizer pads with token {pad}, but the model has only {rows} of them");
+                    return Err(fail(number, what).into());
+                }
                 let sample = self.plan.sample(specs, &t, tokenizer.pad);
                 f(sample.map_err(|what| fail(number, what))?)?;
             }

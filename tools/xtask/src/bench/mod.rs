@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: this machine's limits, and every kernel family and whole model as a share of them.
 //!
 //! All is measured in one run, in interleaved rounds: limits, then every artifact at every shape, then the limits again, and so
-//! on; each figure is the median over the rounds. One thread, unless `--threads` says otherwise. With `--peers FOLDER` the script `peers.py` in that
+//! on; each figure is the median over the rounds. Kernels run on one thread; `--threads` is for whole models and peers. With `--peers FOLDER` the script `peers.py` in that
 //! folder (default: `bench` below `RSQC_SHARED`) times other runtimes beside rsqc; it needs the Python of `RSQC_PYTHON` to
 //! have their packages. `--write` puts the tables into `docs/performance.md`.
 
@@ -31,7 +31,7 @@ const DOCUMENT: &str = "docs/performance.md";
 /// Arguments of `bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Threads of the artifacts
+    /// Threads of whole models and peers
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Rounds; each figure is the median over them
@@ -135,7 +135,7 @@ fn family_jobs(tools: &Tools, target: &Target<'_>, quick: bool) -> Result<Vec<Jo
     Ok(jobs)
 }
 
-fn measure(root: &Path, tools: &Tools, args: &Args) -> Result<Measured, Error> {
+fn measure(root: &Path, tools: &Tools, args: &Args, load: Option<f64>) -> Result<Measured, Error> {
     let mut samples = vec![tools.limits()?];
     let level = samples[0].level.clone();
     let target = Target {
@@ -147,7 +147,6 @@ fn measure(root: &Path, tools: &Tools, args: &Args) -> Result<Measured, Error> {
         kernels = family_jobs(tools, &target, args.quick)?;
         whole = whole::jobs(root, tools, &target)?;
     }
-    let load = machine::load();
     for round in 1..=args.rounds {
         eprintln!("round {round} of {}", args.rounds);
         if round > 1 {
@@ -182,10 +181,12 @@ fn measure(root: &Path, tools: &Tools, args: &Args) -> Result<Measured, Error> {
 /// Builds, compiles, times and prints.
 pub fn run(root: &Path, args: &Args) -> Result<(), Error> {
     let script = args.peers.as_ref().map(peers::script).transpose()?;
+    // Before anything of this command runs.
+    let load = machine::load();
     let tools = Tools::build(root)?;
     let document = root.join(DOCUMENT);
     if !args.peers_only {
-        let measured = measure(root, &tools, args)?;
+        let measured = measure(root, &tools, args, load)?;
         if args.json {
             measured.json().iter().for_each(|line| println!("{line}"));
         } else {
@@ -200,9 +201,8 @@ pub fn run(root: &Path, args: &Args) -> Result<(), Error> {
     }
     if let Some(script) = script {
         let level = tools.limits()?.level;
-        let before = machine::load();
         let measured = peers::run(root, &tools, &script, &level, args)?;
-        let machine = machine::Machine::new(before);
+        let machine = machine::Machine::new(load);
         let table = format!(
             "{}; level {level}.\n\n{}",
             machine.text(),

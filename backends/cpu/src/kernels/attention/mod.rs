@@ -105,6 +105,11 @@ impl AttentionKernel {
         })
     }
 
+    /// Whether the products are those of codes.
+    pub fn is_int8(&self) -> bool {
+        self.coded
+    }
+
     /// Parameters and sizes.
     pub fn sizes(&self, spec: &KernelSpec) -> Sizes {
         let r = &spec.region;
