@@ -23,9 +23,6 @@ use rsqc_ir::scalar::{Body, ReduceKind, exponential};
 use rsqc_ir::{Dim, ScalarType};
 use std::cell::Cell;
 
-/// Most query rows of a tile: all of them share the codes of keys and values.
-pub(super) const QUERIES: i64 = 96;
-
 /// Query rows of a tile are a multiple of this, and so of every level's register tile.
 pub(super) const ROW_STEP: i64 = 12;
 

@@ -116,14 +116,13 @@ impl AttentionKernel {
         let a = anchor(r);
         let extent = |axis: u32| r.axes[axis as usize].extent.clone();
         let rows = self.queries.map_or(Dim::one(), extent);
-        let (step, most) = if self.coded {
-            (int8::ROW_STEP, int8::QUERIES)
+        let step = Dim::from(if self.coded {
+            int8::ROW_STEP
         } else {
-            (i64::from(ROWS), QUERIES)
-        };
-        let step = Dim::from(step);
+            i64::from(ROWS)
+        });
         let share = rows.ceil_div(&Dim::from(4i64)).ceil_div(&step) * step.clone();
-        let block = share.smaller(&Dim::from(most)).larger(&step);
+        let block = share.smaller(&Dim::from(QUERIES)).larger(&step);
         let batch: Dim = self.batch.iter().map(|x| extent(*x)).product();
         let plan = RowPlan::new(r, 1);
         let (inner, channels) = (extent(a.inner), extent(self.channel));
